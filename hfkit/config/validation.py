@@ -164,7 +164,10 @@ def find_hint(config_class: type, name: str) -> tuple[object, str]:
 
 
 def check_fields(config_class: type, given: Mapping, values: dict, problems: list[Problem], prefix: str):
-    """Convert the keys of `given` into `values` by the class's type hints; add all others to `problems`."""
+    """Convert the keys of `given` into `values` by the class's type hints; add all others to `problems`.
+
+    A key without a value (`fp16:`) is left at its default, unless none is a value of it or has a remedy.
+    """
     known = known_fields(config_class)
     for name, value in ((str(key), value) for key, value in given.items()):
         key, found = prefix + name, []
@@ -175,11 +178,14 @@ def check_fields(config_class: type, given: Mapping, values: dict, problems: lis
             found.append(Problem(key, value, remedy, Kind.UNKNOWN, tuple(f"{prefix}{one}" for one in meant)))
         else:
             metadata = metadata_of(config_class, name)
+            advice = metadata.get("remedy", "")
             if isinstance(value, (str, bool, NoneType)):
                 value = metadata.get("means", {}).get(value, value)
+            if value is None and not advice and not {NoneType, Any} & {*union_members(hint)}:
+                (values if name in known else values.get(EXTRA, {})).pop(name, None)
+                continue
             value = convert(hint, value, key, found)
-            if advice := metadata.get("remedy"):
-                found = [replace(one, remedy=f"{one.remedy}; {advice}") for one in found]
+            found = [replace(one, remedy=f"{one.remedy}; {advice}") if advice else one for one in found]
         problems += found
         if not found:
             (values if name in known else values.setdefault(EXTRA, {}))[name] = value

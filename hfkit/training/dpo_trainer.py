@@ -59,6 +59,21 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         """Return False: losses of micro-batches are means, and do not add up."""
         return False
 
+    def can_join(self, batches: list[Batch], items: torch.Tensor | int | None) -> bool:
+        """Return whether the batches of a step have equally many pairs: then the mean of their losses is that of all.
+
+        TRL gathers the metrics of a batch, so several processes compute it alone.
+        """
+        return self.accelerator.num_processes == 1 and len({len(batch["input_ids"]) for batch in batches}) == 1
+
+    def join(self, batches: list[Batch]) -> Batch:
+        """Return the pairs of several batches as one batch: all chosen sequences, then all rejected ones."""
+        count = len(batches[0]["input_ids"]) // 2
+        of_pairs = {name: torch.cat([batch[name] for batch in batches]) for name in REFERENCE if name in batches[0]}
+        joined = super().join([{name: batch[name] for name in batch if name not in REFERENCE} for batch in batches])
+        sides = torch.arange(2 * count * len(batches)).view(len(batches), 2, count).transpose(0, 1).flatten()
+        return {name: values[sides.to(values.device)] for name, values in joined.items()} | of_pairs
+
     def weight(self, batch: Batch) -> torch.Tensor:
         """Return the number of pairs, which the loss is a mean over, int64 ()."""
         return torch.tensor(len(batch["input_ids"]) // 2, device=batch["input_ids"].device)

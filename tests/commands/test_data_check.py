@@ -275,7 +275,7 @@ def test_a_row_of_ten_megabytes_is_truncated_and_reported(data_verb):
     rows = [*different(TURN), {**TURN, "response": "red " * 2_500_000}]
     status, out, _ = data_verb("check", "sft", rows)
     assert status == 0
-    assert re.search(r"1 cut \(3.2%\): [\d,]{9,} tokens", out)
+    assert re.search(r"1 truncated \(3.2%\): [\d,]{9,} tokens", out)
 
 
 def test_a_registered_stage_is_checked_and_previewed(data_verb, monkeypatch):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from hfkit.config.parsing import load_config, parse
+from hfkit.config.parsing import Layer, load_config, parse
 from hfkit.config.stages import GRPOConfig, SFTConfig
 from hfkit.core.errors import ConfigError, Problem
 
@@ -152,6 +152,21 @@ def test_yaml_values(tmp_path, text, name, expected):
     assert type(value) is type(expected)
 
 
+@pytest.mark.parametrize("name", ["lora_r", "bf16", "betas", "options", "datasets", "torch_compile"])
+def test_a_key_without_a_value_has_its_default(tmp_path, name):
+    assert from_yaml(tmp_path, f"model: m\n{name}:\n") == from_yaml(tmp_path, "model: m\n")
+
+
+def test_a_required_key_needs_a_value(tmp_path):
+    assert reported(from_yaml, tmp_path, "model:\n")["model"][1].startswith("required")
+
+
+def test_a_key_without_a_value_takes_back_that_of_an_earlier_file():
+    layers = [Layer({"lora_r": 8, "torch_compile": True}), Layer({"lora_r": None, "torch_compile": None})]
+    config = parse(Stage, ["--model", "m"], "hfkit stage", "", layers=layers)
+    assert config == from_flags()
+
+
 @pytest.mark.parametrize(
     ("flags", "name", "expected"),
     [
@@ -209,7 +224,6 @@ def test_flag_values(flags, name, expected):
         ("lora_r: 16.5", "lora_r", 16.5, "expected integer"),
         ("lora_r: '16'", "lora_r", "16", "expected integer"),
         ("lora_r: true", "lora_r", True, "expected integer"),
-        ("lora_r:", "lora_r", None, "expected integer"),
         ("max_steps: 1.5", "max_steps", 1.5, "expected integer"),
         ("learning_rate: fast", "learning_rate", "fast", "expected number"),
         ("learning_rate: true", "learning_rate", True, "expected number"),

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from quick import mostly_slow
 from torch.nn.functional import log_softmax
 from transformers import PrinterCallback
 
@@ -274,7 +275,7 @@ def test_the_base_is_in_memory_once_and_only_the_adapter_moves(make, stage):
     assert any(not torch.equal(values, before[name]) for name, values in trainer.policy.named_parameters())
 
 
-@pytest.mark.parametrize("stage", CLASSES)
+@pytest.mark.parametrize("stage", mostly_slow(CLASSES, ["grpo"]))
 def test_the_reward_of_an_easy_function_rises(make, tmp_path, stage):
     file = tmp_path / "red.py"
     file.write_text("def red(prompts, replies, **_):\n    return [1.0 * ('red' in reply) for reply in replies]\n")

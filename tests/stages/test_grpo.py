@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 import signal
+from itertools import product
 
 import pytest
 import torch
 from config_problems import problems
 from interruption import assert_same_run, stopped_copy
 from peft import PeftModel
+from quick import mostly_slow
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -123,7 +125,7 @@ def whole(request, run_stage, method, tmp_path_factory):
     return run_stage(method, tmp_path_factory.mktemp("whole") / "run", **changes), changes
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.parametrize("step", mostly_slow([1, 3, 5], [3]))
 def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, method, tmp_path, step):
     done, changes = whole
     folder = stopped_copy(done, tmp_path / "run", step)
@@ -164,8 +166,13 @@ def test_the_best_checkpoint_by_the_held_out_reward_is_published(run_stage, meth
 
 # Signals
 
+SIGNALS = [*product(METHODS, LENGTHS, ("rollout", "loss"))]
+QUICK_SIGNALS = [("grpo", "within a batch", "rollout"), ("rloo", "aligned", "loss")]
 
-@pytest.mark.parametrize("moment", ["rollout", "loss"])
+
+@pytest.mark.parametrize(
+    ("method", "whole", "moment"), mostly_slow(SIGNALS, QUICK_SIGNALS), indirect=["method", "whole"]
+)
 def test_a_signal_leaves_the_checkpoint_of_the_last_update(run_stage, whole, method, monkeypatch, tmp_path, moment):
     """While responses are sampled, the step is dropped; within an update it is left too, in one process."""
     done, changes = whole

@@ -96,6 +96,17 @@ def step(trainer, rows: list[dict]) -> tuple[float, dict[str, torch.Tensor], dic
     return loss, gradients, {name: values[-1] for name, values in trainer._metrics["train"].items()}
 
 
+def accumulated(trainer, batches: list[list[dict]]) -> tuple[float, dict[str, torch.Tensor], list[int]]:
+    """The loss and the gradients of an optimizer step on several batches, and the pairs of each batch as computed."""
+    collated = (trainer.data_collator(rows) for rows in batches)
+    made, items = trainer.get_batch_samples(collated, len(batches), torch.device("cpu"))
+    trainer.current_gradient_accumulation_steps = len(made)
+    trainer.model.train()
+    loss = sum(float(trainer.training_step(trainer.model, batch, items)) for batch in made)
+    pairs = [len(batch["input_ids"]) // 2 for batch in made]
+    return loss, {name: weight.grad for name, weight in trainer.model.named_parameters()}, pairs
+
+
 def log_probability(model, ids: list[int], spans: list[int]) -> torch.Tensor:
     """Of the tokens in the spans, of one sequence that is not padded."""
     logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
@@ -183,5 +194,19 @@ def test_further_keys_of_trl_are_exact_in_micro_batches(trainer_of, pairs, setti
     assert len(cut.split(cut.data_collator(rows))) > 2
     assert found == pytest.approx(expected, rel=1e-6)
     assert logged == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("settings", [{}, {"precompute_ref_log_probs": True}], ids=["", "precomputed"])
+@pytest.mark.parametrize(("sizes", "computed"), [((2, 2, 2), [0, 0, 6]), ((4, 2), [4, 2])], ids=["equal", "unequal"])
+def test_batches_of_a_step_are_joined_if_their_mean_stays(trainer_of, sizes, computed, settings):
+    whole, cut = trainer_of(**settings), trainer_of(max_tokens=60, **settings)
+    rows = iter(list(cut.train_dataset))
+    batches = [[next(rows) for _ in range(size)] for size in sizes]
+    expected, gradients, _ = accumulated(whole, batches)
+    found, ours, pairs = accumulated(cut, batches)
+    assert pairs == computed
+    assert found == pytest.approx(expected, rel=1e-6)
     for name, gradient in gradients.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))

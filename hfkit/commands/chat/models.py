@@ -180,6 +180,8 @@ class LoadedModels:
         require_language_model(path)
         source, base = Source.of(path), other.base
         if source.adapter is None:
+            if not Path(path).is_dir() and find_file(path, "config.json") is None:
+                raise HfkitError(f"{path}: neither a folder nor a model in the Hub's cache: check the path")
             raise HfkitError(f"{path} is a full model, not an adapter: show it side by side with --against {path}")
         if not same_base(source, base.source):
             raise HfkitError(

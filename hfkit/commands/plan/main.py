@@ -21,7 +21,7 @@ from hfkit.commands.plan.advice import remedies
 from hfkit.commands.plan.launches import device_of_process, fitting_launch, read_launch, require_engine
 from hfkit.commands.plan.read_stages import read_stages
 from hfkit.commands.plan.steps import plan_steps
-from hfkit.commands.plan.table import PlanRow, print_plans
+from hfkit.commands.plan.table import ROOMY, PlanRow, print_plans
 from hfkit.training.memory.checkpointing import decide_checkpointing
 from hfkit.training.memory.communication import sent_bytes
 from hfkit.training.memory.device import device_to_plan
@@ -40,12 +40,12 @@ def main(given: Namespace) -> int:
     for open_stage in stages:
         stage, checkpointing = decide_checkpointing(open_stage, device, launch)
         memory, roles = plan_memory(stage, device, launch), roles_of(stage)
-        fits = memory.peak <= device.capacity
-        advice = [] if fits else remedies(stage, device, launch)
-        fitting = None if fits else fitting_launch(stage, device)
         chosen = decide_micro_batch(open_stage, device, launch)
         run, _ = decide_checkpointing(chosen, device, launch)
         run_peak = None if chosen is open_stage else plan_memory(run, device, launch).peak
+        fits, has_room = memory.peak <= device.capacity, (run_peak or memory.peak) <= ROOMY * device.capacity
+        advice = [] if fits and has_room else remedies(stage, device, launch)
+        fitting = None if fits else fitting_launch(stage, device, launch)
         steps, sent = plan_steps(run, roles, launch), sent_bytes(run, roles, launch)
         rows = stage.config.per_device_train_batch_size * stage.config.gradient_accumulation_steps
         choices = (stage.config.dtype, checkpointing, run_peak)

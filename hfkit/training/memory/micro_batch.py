@@ -15,7 +15,7 @@ from hfkit.training.memory.processes import ALONE, Launch
 from hfkit.training.memory.rows import joins_rows, micro_batch_tokens, row_length, shared_tokens
 from hfkit.training.memory.shapes import roles_of
 
-WORTH = 0.1
+FASTER = 0.1
 """The share of a step's time that must be saved to change the rows of the config."""
 
 
@@ -33,7 +33,7 @@ def decide_micro_batch(stage: PlannedStage, on: Device, launch: Launch = ALONE) 
         if plan_memory(decided, on, launch).peak * MARGIN <= on.capacity:
             times[tokens] = time_per_token(stage, tokens, checkpointing.enabled)
     of_config = micro_batch_tokens(stage.spec, stage.config, stage.replies)
-    fast = [tokens for tokens, time in times.items() if time * (1 - WORTH) <= min(times.values())]
+    fast = [tokens for tokens, time in times.items() if time * (1 - FASTER) <= min(times.values())]
     nearest = min(fast, key=lambda tokens: max(tokens / of_config, of_config / tokens), default=of_config)
     return stage if nearest == of_config else with_tokens(stage, nearest)
 
