@@ -78,7 +78,7 @@ def missing_folder_error(path: str, is_cached: bool = False) -> str | None:
     return None if can_reach_hub(waits=(0.0,)) else f"no such folder in {parent}, and {why_unreachable()}"
 
 
-def require_known(path: str, revision: str = "main") -> None:
+def require_model(path: str, revision: str = "main") -> None:
     """Raise HubError for a model that is neither in a folder nor in the cache, while the Hub cannot be reached."""
     is_cached = os.path.isdir(path) or not all(is_unknown(path, name, revision) for name in CONFIGS)
     if not is_cached and not can_reach_hub():

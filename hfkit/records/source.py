@@ -7,7 +7,7 @@ from types import NoneType
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import load_json_file
-from hfkit.core.hub_fetch import fetch_file, missing_folder_error, require_known
+from hfkit.core.hub_fetch import fetch_file, missing_folder_error, require_model
 from hfkit.core.hub_ids import split_revision
 from hfkit.core.links import require_own_file
 from hfkit.records.bounds import adapter_fault, shown
@@ -47,7 +47,7 @@ class Source:
         path, revision = split_revision(path, revision)
         adapter = read_json(path, ADAPTER_CONFIG, revision)
         if adapter is None:
-            require_known(path, revision)
+            require_model(path, revision)
             if base is not None:
                 raise HfkitError(f"{path} is a full model and has no base: remove the base {base}")
             return cls(path, revision, path, revision, None)
