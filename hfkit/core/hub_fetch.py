@@ -6,7 +6,7 @@ Without a connection only the cache is used, as with HF_HUB_OFFLINE.
 import os
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
 
 from hfkit.core.errors import reason
@@ -18,6 +18,7 @@ from hfkit.core.hub_retry import (
     can_reach_hub,
     describe_error,
     is_offline,
+    why_unreachable,
     with_retries,
 )
 from hfkit.core.links import require_own_files
@@ -74,7 +75,21 @@ def missing_folder_error(path: str, is_cached: bool = False) -> str | None:
     parent = os.path.dirname(name)
     if not os.path.isdir(parent) or is_cached or not all(is_unknown(name, one, revision) for one in CONFIGS):
         return None
-    return None if can_reach_hub(waits=(0.0,)) else f"no such folder in {parent}, and the Hub cannot be reached"
+    return None if can_reach_hub(waits=(0.0,)) else f"no such folder in {parent}, and {why_unreachable()}"
+
+
+def require_model(path: str, revision: str = "main") -> None:
+    """Raise HubError for a model that is neither in a folder nor in the cache, while the Hub cannot be reached."""
+    is_cached = os.path.isdir(path) or not all(is_unknown(path, name, revision) for name in CONFIGS)
+    if not is_cached and not can_reach_hub():
+        raise not_cached_error(path)
+
+
+def not_cached_error(path: str) -> HubError:
+    """Return the error for a model that is not in the Hub's cache, while the Hub cannot be reached."""
+    remedy = "check the path, or download it first with `hfkit pull`"
+    why = f"neither a folder nor a model in the Hub's cache, and {why_unreachable()}"
+    return HubError(f"cannot load {path}: {why}: {remedy}")
 
 
 def is_unknown(repo_id: str, name: str, revision: str = "main") -> bool:
@@ -103,9 +118,7 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
     except NOT_FOUND as error:
         raise HubError(f"cannot load {path}: neither a folder nor a model on the Hub: {reason(error)}") from error
     except hub_errors.LocalEntryNotFoundError as error:  # offline, or without a network
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
-        remedy = f"{why}: check the path, or download it first with `hfkit pull`"
-        raise HubError(f"cannot load {path}: neither a folder nor a model in the Hub's cache, and {remedy}") from error
+        raise not_cached_error(path) from error
     except hub_errors.HfHubHTTPError as error:
         raise HubError(f"cannot load {path}: {describe_error(error)}") from error
 

@@ -86,7 +86,7 @@ def cached_if_unreachable(path: Path | None = None) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = False
 
 
-_last_failure = -math.inf
+_last_failure, _last_error = -math.inf, ""
 _has_answered = False
 
 
@@ -96,7 +96,7 @@ def can_reach_hub(waits: Sequence[float] = PROBE_WAITS) -> bool:
     Args:
         waits: seconds before each attempt.
     """
-    global _last_failure, _has_answered
+    global _last_failure, _last_error, _has_answered
     if _has_answered or time.monotonic() < _last_failure + UNREACHABLE:
         return _has_answered
     for wait in waits:
@@ -105,11 +105,17 @@ def can_reach_hub(waits: Sequence[float] = PROBE_WAITS) -> bool:
             get_session().head(constants.ENDPOINT, timeout=PROBE_TIMEOUT)
         except Exception as error:
             if is_offline(error):
+                _last_error = describe_error(error)
                 continue
         _has_answered = True  # an error of the Hub or of a proxy is an answer
         return True
     _last_failure = time.monotonic()
     return False
+
+
+def why_unreachable() -> str:
+    """Return why `can_reach_hub` returned False."""
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hub cannot be reached ({_last_error})"
 
 
 def is_temporary(error: BaseException | None) -> bool:

@@ -155,7 +155,7 @@ def test_without_a_hub_an_id_that_is_not_cached_fails_soon_and_names_both_reason
     (tmp_path / "sft.yaml").write_text("model_name_or_path: ann/none\ndatasets: ann/rows\noutput_dir: out\n")
     cut_off.python("import hfkit.stages.sft, hfkit.stages.tokenizer, hfkit.commands.chat.main")
     start, wanted = time.monotonic(), "neither a folder nor a model in the Hub's cache, and the Hub cannot be reached"
-    for argv in (("sft", "sft.yaml"), ("chat", "ann/none", "--prompt", "Hi")):
+    for argv in (("sft", "sft.yaml"), ("chat", "ann/none", "--prompt", "Hi"), ("merge", "ann/none", "merged")):
         ran = cut_off.hfkit(*argv)
         assert ran.status != 0 and f"cannot load ann/none: {wanted}" in ran.stderr
     ran = cut_off.hfkit("tokenizer", "--datasets", "ann/rows", "--output_dir", "out")
