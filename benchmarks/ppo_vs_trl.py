@@ -46,13 +46,15 @@ from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
 from hfkit.rlhf import PPOArguments, PPOTrainer
 from hfkit.rlhf.roles import Roles, load_roles
+from hfkit.training.memory.device import free_gpu
+from hfkit.training.memory.plan_run import decide_on
 
 LOOPS = ("hfkit", "trl")
 APART = "trl, models apart"
 STILL = 1e-6  # learning rate of what is timed: the length of responses does not change
 # glibc otherwise keeps what was freed, and the peak would be of what was ever needed at any place.
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_MMAP_MAX_": "1000000"}
-LIMIT, MEAN = 128, 36
+LIMIT, MEAN, LONGEST_PROMPT = 128, 36, 48
 WORDS = "the little bird saw a big red ball near old tree and ran home with her friend because it was".split()
 LIKED = ("happy", "smiled", "love")
 ON_GPU = torch.cuda.is_available()
@@ -163,8 +165,13 @@ def run(loop: str, asked: argparse.Namespace, updates: int, seed: int) -> dict:
         use_peft=True,
         load_in_4bit=asked.load_in_4bit,
         bf16=ON_GPU,
+        gradient_checkpointing=False,
+        response_length=LIMIT,
+        max_prompt_length=LONGEST_PROMPT,
+        **BATCH,
     )
     prepare_device(config)
+    tokens = decide_on(free_gpu(), "ppo", config)[1] if ON_GPU else None  # as `hfkit ppo` does
     tokenizer = load_tokenizer(str(root / "sft"))
     tokenizer.padding_side = "left"
     roles = load_roles(config)
@@ -189,7 +196,8 @@ def run(loop: str, asked: argparse.Namespace, updates: int, seed: int) -> dict:
     }
     data = Dataset.from_list(rows)
     if loop == "hfkit":
-        extra = {"rollout_engine": engine or "generate"} | ({} if updates < 20 else {"max_kl": 1e9})
+        extra = {"rollout_engine": engine or "generate", "max_tokens_per_micro_batch": tokens}
+        extra |= {} if updates < 20 else {"max_kl": 1e9}
         trainer = PPOTrainer(args=PPOArguments(**settings, **extra), train_dataset=data, eval_dataset=data, **common)
     else:
         ids = data.remove_columns("prompt")

@@ -90,14 +90,18 @@ class LabelServer:
         return self._status
 
 
-def request(url: str, method: str, path: str, body: object = None, **headers: str) -> tuple[int, dict, object]:
+def request(
+    url: str, method: str, path: str, body: object = None, source: str = "", **headers: str
+) -> tuple[int, dict, object]:
     """Send a request, and return status, headers and content (decoded if it is JSON) of the response.
 
-    `body` is sent as JSON, unless it is bytes; `Content_Type` is the header Content-Type.
+    `body` is sent as JSON, unless it is bytes; `Content_Type` is the header Content-Type; `source` is the address that
+    it comes from.
     """
     where = urlsplit(url)
     LOCAL_PORTS.add(where.port)
-    connection = http.client.HTTPConnection(where.hostname, where.port, timeout=SECONDS)
+    options = {"timeout": SECONDS, **({"source_address": (source, 0)} if source else {})}
+    connection = http.client.HTTPConnection(where.hostname, where.port, **options)
     sent = {"Content-Type": "application/json"} if method == "POST" else {}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()

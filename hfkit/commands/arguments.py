@@ -8,13 +8,14 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from hfkit.commands.number_arguments import gigabytes, within
+from hfkit.commands.hinting_parser import HintingParser
+from hfkit.commands.number_arguments import number_of_gigabytes, within
 from hfkit.config.evaluation import ArenaConfig, BenchConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.labeling import LabelConfig
 from hfkit.config.parsing import Check, parse
 from hfkit.config.registry import STAGES
-from hfkit.core.errors import ConfigError, Problem, nearest
+from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.home import expand_home
 from hfkit.core.names import NOT_UTF8, is_utf8, require_working_folder
 from hfkit.core.shipped import shipped_folder
@@ -31,29 +32,6 @@ CHECKS = {"label": "hfkit.commands.label.checks"}
 """The module that validates such a config, if it is not `hfkit.evaluation.checks`."""
 SHORT_FLAGS = {"sample": {"-k": "--num_samples"}}
 """Short names of keys, by verb."""
-SYNONYMS = {"max_new_tokens": "length", "max_tokens": "length", "response_length": "length"}
-"""Names that stages and other tools have for flags of verbs."""
-
-
-class HintingParser(ArgumentParser):
-    """A parser that names the flag which an unknown flag probably means."""
-
-    def parse_args(self, args=None, namespace=None):
-        """Parse all arguments; exit with the hints for those that are unknown."""
-        given, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            hints = [f"; {hint}" for word in unknown if word.startswith("--") and (hint := self.hint(word))]
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
-        return given
-
-    def hint(self, word: str) -> str:
-        """Return what to write instead of an unknown flag, or ""."""
-        name = word.removeprefix("--").partition("=")[0].replace("-", "_")
-        known = [flag.removeprefix("--") for flag in self._option_string_actions if flag.startswith("--")]
-        if SYNONYMS.get(name) in known:
-            return f"hfkit calls it --{SYNONYMS[name]}"
-        guess = nearest(name, known)
-        return f"did you mean --{guess}?" if guess else ""
 
 
 def read_arguments(verb: str, module: str, argv: list[str]):
@@ -147,11 +125,11 @@ MEMORY_ARGUMENTS = [
     argument(
         "--memory",
         exclusive=True,
-        type=gigabytes,
+        type=number_of_gigabytes,
         metavar="GB",
         help="memory of this GPU or machine that a plan may use; default: all of it",
     ),
-    argument("--gpu", exclusive=True, type=gigabytes, metavar="GB", help="memory of a GPU to plan for"),
+    argument("--gpu", exclusive=True, type=number_of_gigabytes, metavar="GB", help="memory of a GPU to plan for"),
 ]
 TOKENIZER_ARGUMENT = argument("--tokenizer", help="folder or Hub id, used until the stage's own tokenizer exists")
 REPOSITORY_ARGUMENTS = [

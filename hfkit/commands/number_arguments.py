@@ -20,7 +20,7 @@ def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], fl
     return number
 
 
-def gigabytes(word: str) -> float:
+def number_of_gigabytes(word: str) -> float:
     """Parse a number of GB, with or without its unit: 24, 24GB, 24G."""
     digits = re.sub(r"(?<=\d)\s*gb?$", "", word, flags=re.IGNORECASE)
     try:

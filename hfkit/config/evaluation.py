@@ -88,7 +88,9 @@ class SampleConfig(ReplyFields):
     models: list[str] = arg(help="one or more models, each PATH or NAME=PATH; may be given as the first arguments")
     prompts: list[DatasetEntry] = arg(help="prompts: a file, a Hub id, a data card, or dataset entries")
     num_samples: int = arg(4, help="number of responses of each model to each prompt; -k is short for it")
-    temperature: float = arg(1.0, help="sampling temperature")
+    temperature: float = arg(
+        1.0, help="sampling temperature; 1 is the model's own distribution; `hfkit chat` has 0.7 by default"
+    )
     temperatures: list[float] = arg(
         factory=list, help="temperatures to use in turn for the samples of a prompt; empty: temperature"
     )

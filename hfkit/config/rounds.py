@@ -15,7 +15,7 @@ class RoundsConfig(JudgingFields):
     prompts: list[DatasetEntry] = arg(factory=list, help="prompts to sample from; empty: those of the RL stage")
     max_prompts: int | None = arg(400, help="maximum number of prompts per round, chosen by seed; none: all")
     num_samples: int = arg(4, help="number of responses to each prompt")
-    temperature: float = arg(1.0, help="sampling temperature")
+    temperature: float = arg(1.0, help="sampling temperature; `hfkit chat` and the RL stages have 0.7 by default")
     evaluate: dict[str, Any] = arg(
         factory=dict, help="keys of `hfkit arena`: held-out prompts and the judge of all policies; empty: no evaluation"
     )

@@ -6,15 +6,24 @@ Without a connection only the cache is used, as with HF_HUB_OFFLINE.
 import os
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
 
 from hfkit.core.errors import reason
 from hfkit.core.hub_files import matches
-from hfkit.core.hub_ids import split_revision
-from hfkit.core.hub_retry import HubError, describe_error, is_offline, with_retries
+from hfkit.core.hub_ids import HUB_ID, split_revision
+from hfkit.core.hub_retry import (
+    HubError,
+    cached_if_unreachable,
+    can_reach_hub,
+    describe_error,
+    is_offline,
+    with_retries,
+)
 from hfkit.core.links import require_own_files
 
+CONFIGS = ("config.json", "adapter_config.json")
+"""The files of which every model has one."""
 NOT_FOUND = (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError, hub_errors.HFValidationError)
 
 
@@ -23,7 +32,8 @@ def call_if_online(call, *args, **kwargs):
 
     def attempt():
         try:
-            return call(*args, **kwargs)
+            with cached_if_unreachable():
+                return call(*args, **kwargs)
         except Exception as error:
             if is_offline(error):
                 return None
@@ -46,6 +56,25 @@ def fetch_file(repo_id: str, name: str, revision: str = "main", repo_type: str =
     except hub_errors.EntryNotFoundError:
         return None
     return Path(file) if file else None
+
+
+def missing_folder_error(path: str, is_cached: bool = False) -> str | None:
+    """Return why neither a folder nor the Hub has a model or dataset with this path; None if one of them may have it.
+
+    A path in a folder that exists is looked up on the Hub only if the Hub answers at once.
+
+    Args:
+        is_cached: whether it is in a cache other than the Hub's.
+    """
+    name, revision = split_revision(path)
+    if os.path.exists(path):
+        return None
+    if name.startswith(".") or not HUB_ID.match(name):
+        return "no such folder, and not a Hub id"
+    parent = os.path.dirname(name)
+    if not os.path.isdir(parent) or is_cached or not all(is_unknown(name, one, revision) for one in CONFIGS):
+        return None
+    return None if can_reach_hub(waits=(0.0,)) else f"no such folder in {parent}, and the Hub cannot be reached"
 
 
 def is_unknown(repo_id: str, name: str, revision: str = "main") -> bool:
@@ -74,8 +103,9 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
     except NOT_FOUND as error:
         raise HubError(f"cannot load {path}: neither a folder nor a model on the Hub: {reason(error)}") from error
     except hub_errors.LocalEntryNotFoundError as error:  # offline, or without a network
-        remedy = "check the path, or download it first with `hfkit pull`"
-        raise HubError(f"cannot load {path}: neither a folder nor a model in the Hub's cache: {remedy}") from error
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        remedy = f"{why}: check the path, or download it first with `hfkit pull`"
+        raise HubError(f"cannot load {path}: neither a folder nor a model in the Hub's cache, and {remedy}") from error
     except hub_errors.HfHubHTTPError as error:
         raise HubError(f"cannot load {path}: {describe_error(error)}") from error
 

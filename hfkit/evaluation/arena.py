@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
+from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig
 from hfkit.config.labeling import LabelConfig
 from hfkit.core.console import say
 from hfkit.core.explain_errors import explain_errors
@@ -29,9 +29,9 @@ from hfkit.evaluation.diversity import diversity_by_temperature
 from hfkit.evaluation.judge_bias import bias_lines, inconsistency_warning, judge_bias, training_judge_warning
 from hfkit.evaluation.judges import Judge, Match, Score, Verdict, human_judge, model_judge, score_judge
 from hfkit.evaluation.plots import plot_arena
-from hfkit.evaluation.prompts import load_prompts, shared_prompts
+from hfkit.evaluation.prompts import SharedPrompts, load_models_and_prompts
 from hfkit.evaluation.ratings import Battle, pair_results, rate_models
-from hfkit.evaluation.replies import REPLIES, SUBJECT_KEYS, Sampling, Subject, load_or_sample
+from hfkit.evaluation.replies import REPLIES, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.models.precision import dtype_to_evaluate
@@ -46,8 +46,11 @@ SAVED_EXAMPLES = 8
 """Prompts whose responses are saved as samples."""
 
 
-def arena(config: ArenaConfig) -> dict:
+def arena(config: ArenaConfig, given: SharedPrompts | None = None) -> dict:
     """Run an arena and return what `arena.json` holds.
+
+    Args:
+        given: its models and prompts, if they are loaded already.
 
     Returns:
         models (name, path, rating, low, high, wins, ties, losses; and of a judge that scores responses one by one:
@@ -61,11 +64,9 @@ def arena(config: ArenaConfig) -> dict:
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
     warning = training_judge_warning(config, judge_name(config))
     with lock_folder(folder, "comparing"), explain_errors(folder, config):
-        options = {name: getattr(config, name) for name in SUBJECT_KEYS}
-        subjects = [Subject(*split_name(given), **options) for given in config.models]
+        given = given or load_models_and_prompts(config, config.reward_columns)
+        subjects, rows, prompts = given.subjects, given.rows, given.ids
         names = [subject.name for subject in subjects]
-        rows, stats = load_prompts(config.prompts, config.max_prompts, config.seed, config.reward_columns)
-        rows, prompts = shared_prompts(rows, subjects, config.max_prompt_length, config.response_length, stats)
         results = ResultsFile(folder / REPLIES)
         sampling = Sampling(config.response_length, config.temperature, config.seed)
         replies, diversity = {}, []
@@ -93,7 +94,7 @@ def arena(config: ArenaConfig) -> dict:
                 {"prompt": row["prompt"], "replies": {name: written[index] for name, written in texts.items()}}
                 for index, row in enumerate(rows[:SAVED_EXAMPLES])
             ],
-            "data": {"prompts": stats.as_dict()},
+            "data": {"prompts": given.stats.as_dict()},
             "settings": settings_of(config),
             "environment": environment(),
         }

@@ -1,9 +1,11 @@
 """Loads prompts for several models: those that fit into the context of each."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 
+from hfkit.config.evaluation import ArenaConfig, SampleConfig, split_name
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
@@ -12,10 +14,42 @@ from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
 from hfkit.data.source_rows import source_form
 from hfkit.data.splits import SplitStats, load_rows
 from hfkit.evaluation.held_out import prompt_and_reply
-from hfkit.evaluation.replies import Subject
+from hfkit.evaluation.replies import SUBJECT_KEYS, Subject
 
 OPTIONS = ("tools", TEMPLATE_KWARGS)  # columns that the chat template reads
 REFERENCE_COLUMNS = [column for column in INSTRUCTIONS if column not in TEXT]
+
+
+@dataclass
+class SharedPrompts:
+    """Several models, and the prompts that fit into each.
+
+    Attributes:
+        rows: as `load_prompts` returns them.
+        ids: token ids of the prompts by the model's name.
+    """
+
+    subjects: list[Subject]
+    rows: list[dict]
+    ids: dict[str, list[list[int]]]
+    stats: SplitStats
+
+
+def load_models_and_prompts(config: ArenaConfig | SampleConfig, columns: list[str]) -> SharedPrompts:
+    """Load the prompts of a config for its models, whose weights are loaded later.
+
+    Args:
+        columns: further columns of the rows.
+
+    Raises:
+        HfkitError: a tokenizer cannot be read, there are no prompts, or none fits into every model.
+    """
+    options = {name: getattr(config, name) for name in SUBJECT_KEYS}
+    subjects = [Subject(*split_name(given), **options) for given in config.models]
+    rows, stats = load_prompts(config.prompts, config.max_prompts, config.seed, columns)
+    return SharedPrompts(
+        subjects, *shared_prompts(rows, subjects, config.max_prompt_length, config.response_length, stats), stats
+    )
 
 
 def load_prompts(

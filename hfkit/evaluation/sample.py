@@ -18,17 +18,18 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from hfkit.config.evaluation import SampleConfig, split_name
+from hfkit.config.evaluation import SampleConfig
 from hfkit.core.console import say
+from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import explain_errors
-from hfkit.core.files import hash_of, write_json_lines, write_record
+from hfkit.core.files import hash_of, read_json_mapping, write_json_lines, write_record
 from hfkit.core.locks import lock_folder
 from hfkit.core.progress import track_progress
 from hfkit.core.tables import make_console
 from hfkit.evaluation.answers import answer_extractor
 from hfkit.evaluation.plots import plot_samples
-from hfkit.evaluation.prompts import load_prompts, shared_prompts
-from hfkit.evaluation.replies import REPLIES, SUBJECT_KEYS, Sampling, Subject, load_or_sample
+from hfkit.evaluation.prompts import load_models_and_prompts
+from hfkit.evaluation.replies import REPLIES, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.evaluation.sampled_rows import best_rows, rankings_of
 from hfkit.metrics.best_of_n import best_of_n_kl, expected_best
@@ -45,26 +46,34 @@ SCORES = "scores.jsonl"
 VOTE_SIZES = (1, 4, 16, 64)
 
 
-def sample(config: SampleConfig) -> dict:
+def sample(config: SampleConfig, keep: bool = False) -> dict:
     """Sample responses, write the rows, and return what `sample.json` holds.
+
+    Args:
+        keep: refuse to replace samples of other weights, or to other prompts.
 
     Returns:
         counts (prompts, responses, repeated and empty ones, prompts with fewer than two distinct responses), best_of_n
-        (rows of n, score, low, high, kl), votes (rows of n, accuracy, low, high), data, settings, environment.
+        (rows of n, score, low, high, kl), votes (rows of n, accuracy, low, high), data, settings, inputs_sha256 (of the
+        weights and the prompts' token ids), environment.
 
     Raises:
-        HfkitError: there are no prompts, or none fits into every model.
+        HfkitError: there are no prompts, none fits into every model, or the folder's samples are to be kept.
     """
     config = replace(config, dtype=dtype_to_evaluate(config.dtype))
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
     with lock_folder(folder, "sampling"), explain_errors(folder, config):
-        options = {name: getattr(config, name) for name in SUBJECT_KEYS}
-        subjects = [Subject(*split_name(given), **options) for given in config.models]
-        rows, stats = load_prompts(config.prompts, config.max_prompts, config.seed, [])
-        rows, prompts = shared_prompts(rows, subjects, config.max_prompt_length, config.response_length, stats)
+        given = load_models_and_prompts(config, [])
+        subjects, rows = given.subjects, given.rows
+        inputs = hash_of([[subject.identity for subject in subjects], given.ids])
+        if keep and (read_json_mapping(folder / RESULT) or {}).get("inputs_sha256", inputs) != inputs:
+            raise HfkitError(
+                f"{folder} has responses of a model with other weights, or to other prompts: restore the model and the "
+                "prompts, or choose another output_dir"
+            )
         results, sampled = ResultsFile(folder / REPLIES), []
         for subject in subjects:
-            sampled += sample_texts(config, subject, prompts[subject.name], results, size)
+            sampled += sample_texts(config, subject, given.ids[subject.name], results, size)
             subject.unload()
         texts = [list(own) for own in zip(*sampled, strict=True)]
         scores = score_texts(config, rows, texts, ResultsFile(folder / SCORES)) if config.reward_model else None
@@ -80,7 +89,8 @@ def sample(config: SampleConfig) -> dict:
         if config.vote is not None:
             votes, result["votes"] = vote(config, rows, texts)
             write_json_lines(folder / VOTES, votes)
-        result |= {"data": stats.as_dict(), "settings": settings_of(config), "environment": environment()}
+        result |= {"data": given.stats.as_dict(), "settings": settings_of(config), "inputs_sha256": inputs}
+        result["environment"] = environment()
         write_record(folder / RESULT, result)
         plot_samples(folder, result)
     return result

@@ -25,8 +25,12 @@ def call_tokens(model: PreTrainedModel | PeftModel) -> int:
     if model.device.type == "cpu":
         return CALL_ON_CPU
     whole = model.get_base_model() if isinstance(model, PeftModel) else model
-    layers = whole.config.get_text_config(decoder=True).num_hidden_layers
-    return round(LAYER_CALL * layers / parameter_count(whole))
+    return gpu_call_tokens(whole.config.get_text_config(decoder=True).num_hidden_layers, parameter_count(whole))
+
+
+def gpu_call_tokens(layers: int, parameters: int) -> int:
+    """Return the tokens that a GPU computes while the kernels of one more call are launched."""
+    return round(LAYER_CALL * layers / parameters)
 
 
 def micro_batches(

@@ -7,7 +7,7 @@ from types import NoneType
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import load_json_file
-from hfkit.core.hub_fetch import fetch_file
+from hfkit.core.hub_fetch import fetch_file, missing_folder_error
 from hfkit.core.hub_ids import split_revision
 from hfkit.core.links import require_own_file
 from hfkit.records.bounds import adapter_fault, shown
@@ -39,9 +39,11 @@ class Source:
             base: where the adapter's base is now; overrides its config.
 
         Raises:
-            HfkitError: `base` is given for a full model; the base is an adapter itself; or the adapter's config has a
-                value of a wrong type or out of bounds.
+            HfkitError: there is no such folder; `base` is given for a full model; the base is an adapter itself; or the
+                adapter's config has a value of a wrong type or out of bounds.
         """
+        if problem := missing_folder_error(path):
+            raise HfkitError(f"{path}: {problem}")
         path, revision = split_revision(path, revision)
         adapter = read_json(path, ADAPTER_CONFIG, revision)
         if adapter is None:

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
+from hfkit.models.adapter_inputs import keep_input_dtype
 from hfkit.models.micro_batches import call_tokens
 from hfkit.rlhf.advantages import advantages_and_returns, explained_variance, kl_per_token, masked_mean, token_rewards
 from hfkit.rlhf.arguments import PPOArguments
@@ -121,7 +122,7 @@ class ExperienceMaker:
 
     def passes(self, model: Model, measure: Callable[[Model, Tokens], Any], parts: list[Tokens]) -> Iterator[Any]:
         """Yield the result of `measure` for each part; the whole weights of one model at a time are in memory."""
-        with whole_weights(model):
+        with whole_weights(model), keep_input_dtype(model, bool(self.args.bf16)):
             for part in parts:
                 with autocast(self.args.bf16, self.accelerator.device):
                     found = measure(model, part)

@@ -10,6 +10,7 @@ from transformers import Trainer
 from hfkit.core.compat_logged import logged_counts, weigh_logged
 from hfkit.core.compat_online import OwnRollouts, sampled_batch, set_sampled_batch
 from hfkit.core.kept_logs import KeepsLogs
+from hfkit.models.adapter_inputs import keep_input_dtype
 from hfkit.models.micro_batches import call_tokens
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
 from hfkit.rlhf.batch import cut_by_length
@@ -25,10 +26,14 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
 
     A batch of TRL has N prompts, padded on the left, and N responses, padded on the right: `prompt_ids` and
     `prompt_mask` (N, P), `completion_ids` and `completion_mask` (N, R), `advantages` (N,).
+
+    Attributes:
+        learned_from: tokens and responses in the loss of each pass of the update, in this process, int64 (2,) each.
     """
 
     args: GRPOArguments | RLOOArguments
     policy: Model
+    learned_from: list[torch.Tensor]
     aux_loss_enabled: bool  # TRL's trainers set it
     # TRL's GRPOTrainer sets these two; RLOO has one loss, with the probability ratio of a whole response
     loss_type: str = ""
@@ -45,8 +50,15 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
         """Return the loss of a batch, a scalar; the gradients of all micro-batches but the last are added already."""
-        if not self.is_cut:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        lengths = inputs["completion_mask"].sum(1)
+        self.learned_from.append(torch.stack([lengths.sum(), (lengths > 0).sum()]))
+        with keep_input_dtype(self.policy, self.accelerator.native_amp):
+            if not self.is_cut:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return self.cut_loss(model, inputs)
+
+    def cut_loss(self, model, inputs: Batch) -> torch.Tensor:
+        """Return the loss of a batch, computed in micro-batches; see `compute_loss`."""
         parts, before, losses = self.split(inputs), logged_counts(self, "train"), []
         rows = torch.tensor([float(len(part["advantages"])) for part in parts], device=self.args.device)
         tokens = torch.stack([part["completion_mask"].sum().float() for part in parts])

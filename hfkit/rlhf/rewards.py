@@ -36,6 +36,7 @@ class Scorer:
         weights: one for the model, if there is one, then one for each function; default 1 each.
         columns: of the rows, for functions; as `reward_columns`.
         stop_token_ids: end a sampled response; the reward model reads the end-of-turn token instead of them.
+        max_tokens: of a forward pass of the reward model on token ids, if they are more than `batch_size` rows.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -46,6 +47,7 @@ class Scorer:
     batch_size: int = 16
     columns: list[str] = field(default_factory=list)
     stop_token_ids: list[int] = field(default_factory=list)
+    max_tokens: int | None = None
 
     @property
     def reward_model(self) -> torch.nn.Module | None:
@@ -69,7 +71,8 @@ class Scorer:
                 prompt + end_as_trained(self.tokenizer, reply, self.stop_token_ids, variables_of(row))
                 for prompt, reply, row in zip(prompts, replies, rows, strict=True)
             ]
-            parts["model"] = self.model.score_ids(joined, self.batch_size)
+            fitting = (self.max_tokens or 0) // max(map(len, joined))
+            parts["model"] = self.model.score_ids(joined, max(fitting, self.batch_size))
         elif self.model is not None:
             parts["model"] = self.model.score_sampled(rows, texts, self.batch_size)
         names = [name for name in rows[0] if name in self.columns or name not in NOT_FOR_FUNCTIONS]
@@ -170,9 +173,17 @@ def load_scorer(
     """
     model = None if reward_model is None or reward_tokenizer is None else RewardModel(reward_model, reward_tokenizer)
     functions = {path: import_reward_function(path) for path in config.reward_functions}
-    size = config.per_device_eval_batch_size
-    same = reward_tokenizer is tokenizer
-    return Scorer(tokenizer, model, same, functions, config.reward_weights, size, config.reward_columns, stop_token_ids)
+    return Scorer(
+        tokenizer,
+        model,
+        reward_tokenizer is tokenizer,
+        functions,
+        weights=config.reward_weights,
+        batch_size=config.per_device_eval_batch_size,
+        columns=config.reward_columns,
+        stop_token_ids=stop_token_ids,
+        max_tokens=config.max_tokens_per_micro_batch,
+    )
 
 
 def initial_normalizer(config: PPOConfig) -> RewardNormalizer | None:

@@ -82,8 +82,9 @@ class BasePPOTrainer(FourModelTrainer):
     def default_scorer(self, reward_model: Model | None) -> Scorer:
         """Return a scorer that gives the policy's token ids to the reward model."""
         assert reward_model is not None
-        tokenizer = self.processing_class
-        return Scorer(tokenizer, RewardModel(reward_model, tokenizer), stop_token_ids=self.stop_token_ids)
+        tokenizer, max_tokens = self.processing_class, self.args.max_tokens_per_micro_batch
+        reward = RewardModel(reward_model, tokenizer)
+        return Scorer(tokenizer, reward, stop_token_ids=self.stop_token_ids, max_tokens=max_tokens)
 
     def default_engine(self, policy: Model, value: Model) -> Engine:
         """Return the engine of `rollout_engine`."""

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch.optim import Optimizer
 
+from hfkit.models.adapter_inputs import keep_input_dtype
 from hfkit.models.micro_batches import call_tokens
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.batch import cut_rows
@@ -40,13 +41,15 @@ class Updater:
 
     def __call__(self, experience: Experience, policy_learns: bool = True) -> dict[str, float]:
         """Train on a batch, only the value model unless `policy_learns`; return its optimizer steps' mean metrics."""
-        for model in (self.roles.policy, self.roles.value):
+        policy, value, bf16 = self.roles.policy, self.roles.value, bool(self.args.bf16)
+        for model in (policy, value):
             eval_with_checkpointing(model)
         steps = []
-        for _ in range(self.args.num_ppo_epochs):
-            order = torch.randperm(len(experience.tokens)).to(self.accelerator.device)
-            for index in order.split(self.args.local_mini_batch_size):
-                steps.append(self.step(experience, index, policy_learns))
+        with keep_input_dtype(policy, bf16), keep_input_dtype(value, bf16):
+            for _ in range(self.args.num_ppo_epochs):
+                order = torch.randperm(len(experience.tokens)).to(self.accelerator.device)
+                for index in order.split(self.args.local_mini_batch_size):
+                    steps.append(self.step(experience, index, policy_learns))
         return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
 
     def step(self, experience: Experience, index: torch.Tensor, policy_learns: bool) -> dict[str, float]:

@@ -31,7 +31,7 @@ from hfkit.rlhf.roles import load_scored_policy
 from hfkit.rlhf.trainer_checks import require_full_groups
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import keep_trainable_dtype, set_callbacks, train, trainer_arguments
-from hfkit.training.memory.checkpointing import plan_run
+from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.run import Run
 from hfkit.training.sharding import CollectiveSave
 from hfkit.training.training_end import published_step

@@ -28,7 +28,7 @@ from hfkit.rlhf.trainer_checks import require_full_batch
 from hfkit.stages.online import held_out_comparison, left_padded, note_probes, read_prompts
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import correct_best_checkpoint, set_callbacks, trainer_arguments
-from hfkit.training.memory.checkpointing import plan_run
+from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.sharding import CollectiveSave
 from hfkit.training.training_end import end_facts, has_lost_patience, require_planned_end
 

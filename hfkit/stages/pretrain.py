@@ -32,7 +32,7 @@ from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, max_tokens, set_callbacks, train, trainer_arguments
 from hfkit.training.callbacks import BeforeFirstStep, Samples
 from hfkit.training.chunked_loss import ChunkedLoss
-from hfkit.training.memory.checkpointing import plan_run
+from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.micro_batching import MicroBatching
 from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave

@@ -36,7 +36,7 @@ from hfkit.training.arguments import (
 )
 from hfkit.training.comparison_batches import ComparisonCollator, SharePrefixes, can_share
 from hfkit.training.comparison_trainer import ComparisonTrainer
-from hfkit.training.memory.checkpointing import plan_run
+from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave
 

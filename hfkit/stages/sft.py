@@ -33,7 +33,7 @@ from hfkit.training.arguments import (
     trainer_arguments,
 )
 from hfkit.training.callbacks import BeforeFirstStep
-from hfkit.training.memory.checkpointing import plan_run
+from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.sft_trainer import MicroBatchedSFTTrainer
 from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave

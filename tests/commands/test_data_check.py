@@ -25,7 +25,10 @@ def data_verb(tmp_path, tokenizer_dir, base_dir, capsys):
 
     def run(command: str, stage: str, rows: list[dict], *flags: str, **config) -> tuple[int, str, str]:
         values = {"datasets": [{"path": write_rows(tmp_path / "rows.jsonl", rows)}]}
-        values |= {"output_dir": str(tmp_path / "out"), **({"max_length": 64} if stage in ("sft", "reward") else {})}
+        values |= {
+            "output_dir": str(tmp_path / "out"),
+            **({"max_length": 64} if stage in ("sft", "reward", "dpo") else {}),
+        }
         values |= {"max_prompt_length": 64} if stage == "ppo" else {}
         start = "tokenizer_name_or_path" if stage == "pretrain" else "model_name_or_path"
         values |= {} if stage == "tokenizer" else {start: str(tokenizer_dir if stage == "pretrain" else base_dir)}
@@ -223,6 +226,17 @@ def test_preview_shows_the_rows_of_every_stage(data_verb, stage, row, config, re
     assert reported in out
 
 
+def test_preview_of_pairs_marks_every_turn_of_the_assistant_after_the_common_ones(data_verb):
+    def chat(*texts: str) -> list[dict]:
+        return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
+
+    row = {"chosen": chat("Ann?", "Red.", "Bob?", "Blue."), "rejected": chat("Ann?", "Green.", "Why?", "Oh.")}
+    status, out, _ = data_verb("preview", "dpo", [row])
+    assert status == 0
+    assert "chosen: <|user|>\nAnn?\n<|assistant|>\n[[Red.<|endoftext|>]]\n<|user|>\nBob?\n<|assistant|>\n[[Blue." in out
+    assert "[[Green.<|endoftext|>]]\n<|user|>\nWhy?\n<|assistant|>\n[[Oh.<|endoftext|>]]" in out
+
+
 def test_preview_shows_the_rows_that_are_lost_with_the_reason(data_verb):
     rows = [TURN, {**TURN, "response": ""}, {**TURN, "response": LONG}, ENDED, TURN]
     _, out, _ = data_verb("preview", "sft", rows, "--lost")
@@ -261,7 +275,7 @@ def test_a_row_of_ten_megabytes_is_truncated_and_reported(data_verb):
     rows = [*different(TURN), {**TURN, "response": "red " * 2_500_000}]
     status, out, _ = data_verb("check", "sft", rows)
     assert status == 0
-    assert re.search(r"1 cut \(3.2%\): [\d,]{9,} tokens", out)
+    assert re.search(r"1 truncated \(3.2%\): [\d,]{9,} tokens", out)
 
 
 def test_a_registered_stage_is_checked_and_previewed(data_verb, monkeypatch):

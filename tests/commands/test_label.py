@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 from conftest import write_rows
+from forks import run
 from label_pages import Labeler, request
 
 from hfkit.core.files import read_json_mapping
@@ -207,15 +208,14 @@ def test_two_labelers_get_different_rows_and_with_overlap_the_same(start, tmp_pa
 
 
 def test_the_files_are_written_while_the_page_runs(start, tmp_path):
-    ann = Labeler(start(samples(25)).url, "Ann")
+    ann = Labeler(start(samples(45)).url, "Ann")
     row = ann.next()["row"]
-    for _ in range(20):
+    for _ in range(40):
         row = ann.judge(row)["row"]
-    latest = time.monotonic() + 30
-    while not (tmp_path / "labels" / "labels.json").exists():
+    latest, rankings = time.monotonic() + 30, tmp_path / "labels" / "rankings.jsonl"
+    while not (rankings.exists() and len(lines_of(rankings)) >= 20):
         assert time.monotonic() < latest
         time.sleep(0.02)
-    assert len(lines_of(tmp_path / "labels" / "rankings.jsonl")) == 20
 
 
 def test_the_page_goes_on_when_the_results_cannot_be_written(start, tmp_path):
@@ -313,7 +313,7 @@ def test_html_in_rows_is_text_and_html_in_the_guide_is_escaped(start, tmp_path):
     row = Labeler(server.url, "Ann").next()["row"]
     assert row["prompt"][0]["content"] == attack and attack in [reply["text"] for reply in row["replies"]]
     shown = request(server.url, "GET", "/api/setup")[2]["guide"]
-    assert "<h1>Rank</h1>" in shown and "<strong>b</strong>" in shown and "&lt;script&gt;" in shown
+    assert "<h3>Rank</h3>" in shown and "<strong>b</strong>" in shown and "&lt;script&gt;" in shown
     assert "<script" not in shown and 'href="javascript' not in shown and "<img" not in shown
 
 
@@ -327,3 +327,17 @@ def test_opening_two_hundred_rows_sends_one(start):
     assert status == 200 and "<html" in page and "Answer 0" not in page
     assert given["total"] == 200 and len(given["row"]["replies"]) == 4
     assert json.dumps(given).count("Answer ") == 4
+
+
+LOADED = """
+import sys
+from hfkit.cli import main
+assert main(sys.argv[1:]) == 0
+print(sorted({"peft", "trl", "transformers.modeling_utils"} & {*sys.modules}))
+"""
+
+
+def test_people_do_not_wait_for_the_libraries_of_training(tmp_path):
+    file = write_rows(tmp_path / "rows.jsonl", samples(2))
+    ran = run(LOADED, "label", file, "--export", "--output_dir", tmp_path / "labels", has_libraries=False)
+    assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, "[]"), ran.stderr

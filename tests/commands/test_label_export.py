@@ -11,6 +11,7 @@ from hfkit.commands.label.export import instructions_of, judged_ranks, ranking_o
 from hfkit.commands.label.labels_file import LabelsFile, now
 from hfkit.commands.label.main import judge_rows
 from hfkit.commands.label.rows import Row, load_label_rows
+from hfkit.commands.serve.feedback import Answered, FeedbackFile
 from hfkit.config.labeling import LabelConfig
 from hfkit.config.parsing import load_config
 from hfkit.core.files import read_json_mapping
@@ -69,7 +70,7 @@ def samples(count: int = 8) -> list[dict]:
     ],
 )
 def test_rankings(judgements, replies, ranks):
-    assert ranking_of(Row("k", "p", ["a", "b", "c"]), judgements) == {
+    assert ranking_of(Row("p", ["a", "b", "c"]), judgements) == {
         "prompt": "p",
         "replies": [*replies],
         "ranks": ranks,
@@ -86,7 +87,7 @@ def test_rankings(judgements, replies, ranks):
     ],
 )
 def test_rows_without_a_better_response_are_no_rankings(judgements):
-    assert ranking_of(Row("k", "p", ["a", "b", "c"]), judgements) is None
+    assert ranking_of(Row("p", ["a", "b", "c"]), judgements) is None
 
 
 def test_ranks_with_gaps_weigh_as_their_order():
@@ -95,19 +96,19 @@ def test_ranks_with_gaps_weigh_as_their_order():
 
 def test_conversations_keep_their_form():
     replies = [[{"role": "assistant", "content": text}] for text in "ab"]
-    row = Row("k", TURN, replies, {"tools": [{"type": "function"}]})
+    row = Row(TURN, replies, {"tools": [{"type": "function"}]})
     ranking = ranking_of(row, [judgement([2, 1], "c")])
     assert ranking["replies"] == [*replies, [{"role": "assistant", "content": "c"}]]
     assert ranking["ranks"] == [3, 2, 1] and ranking["tools"] == row.options["tools"]
 
 
 def test_instructions_are_all_of_one_form():
-    text, chat = Row("k", "p", []), Row("l", TURN, [])
+    text, chat = Row("p", []), Row(TURN, [])
     answer = [judgement(None, "a")]
     assert instructions_of([(text, answer)]) == [{"prompt": "p", "response": "a"}]
     mixed = instructions_of([(text, answer), (chat, answer)])
     assert [[turn["content"] for turn in row["messages"]] for row in mixed] == [["p", "a"], ["q", "a"]]
-    approved, rejected = (Row(key, "p", ["reply"]) for key in "mn")
+    approved, rejected = Row("p", ["reply"]), Row("p", ["reply"])
     bad = [judgement([1], all_bad=True)]
     assert instructions_of([(approved, [judgement([1])]), (rejected, bad)]) == [{"prompt": "p", "response": "reply"}]
 
@@ -230,14 +231,35 @@ def test_a_labeler_who_judged_nothing_is_reported(config, capsys):
     assert "labelers: An judged nothing here; those who did: reward_functions:length" in capsys.readouterr().err
 
 
-def test_feedback_of_a_server_is_one_response_a_row_with_its_tools(config):
-    """Rows that `hfkit serve --feedback` writes: a thumb, and a correction as a good and a bad response."""
+def test_feedback_of_a_server_is_a_row_for_each_response_with_its_correction(config, tmp_path):
+    """A thumb is one response; a correction is compared with the response that it corrects."""
+    file, asked = FeedbackFile(tmp_path / "feedback.jsonl"), [{"role": "user", "content": "Who?"}]
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    thumb = {"prompt": TURN, "completion": "yes", "label": False, "tools": tools}
-    pair = [{"prompt": TURN, "completion": text, "label": text == "right", "tools": tools} for text in ("right", "no")]
-    rows, _ = load_label_rows(config([thumb, *pair]))
-    assert [row.replies for row in rows] == [["yes"], ["right"], ["no"]]
-    assert all(row.options["tools"][0]["function"]["name"] == "f" for row in rows)
+    for number in range(2):
+        file.keep(f"chat-{number}", Answered("m", asked, tools, f"reply {number}"))
+    file.add({"messages": asked, "response": "yes", "rating": "down"})
+    file.add({"messages": asked, "response": "no", "correction": "right"})
+    file.add({"messages": asked, "response": "no", "correction": "right"})  # the same of another person
+    file.add({"id": "chat-0", "rating": "up"})
+    file.add({"id": "chat-1", "rating": "down"})
+    file.add({"id": "chat-1", "correction": "better"})
+    file.add({"id": "chat-1", "correction": "best"})
+    rows, stats = load_label_rows(config(lines_of(tmp_path / "feedback.jsonl")))
+    assert [row.replies for row in rows] == [
+        ["yes"],
+        ["no", "right"],
+        ["reply 0"],
+        ["reply 1", "better", "best"],
+    ]
+    assert [bool(row.options) for row in rows] == [False, False, True, True]
+    assert stats.dropped == {"repeated": 3, "added to a row as another response to its prompt": 4}
+    assert len({row.key for row in rows}) == 4
+
+
+def test_responses_to_one_prompt_stay_apart_without_an_id(config):
+    rows = [{"prompt": "Who?", "completion": text, "label": text == "right"} for text in ("right", "no")]
+    for given in (rows, [row | {"id": ""} for row in rows], [rows[0] | {"id": "1"}, rows[1] | {"id": "2"}]):
+        assert [row.replies for row in load_label_rows(config(given))[0]] == [["right"], ["no"]]
 
 
 def test_the_command_judges_and_prints_the_counts(config, tmp_path, capsys):

@@ -64,17 +64,34 @@ def test_a_prompt_alone_takes_only_an_answer(page_server, open_row):
     assert (event["answer"], event["ranks"]) == ("An answer.", None)
 
 
-def test_one_response_is_approved_or_bad(page_server, open_row):
+def test_one_response_is_good_or_bad(page_server, open_row):
     page = open_row("One")
+    good, bad = (page.get_by_role("button", name=name, exact=True) for name in ("Good g", "Bad b"))
     assert page.locator(".handle, .rank, .tie").count() == 0
+    press(page, "Enter")  # alone, it approves of nothing
+    page.locator("#live", has_text="Mark as good or bad first.").wait_for(state="attached")
+    assert page_server.events(open_row.labeler) == []
+    press(page, "b", "g")
+    assert [one.get_attribute("aria-pressed") for one in (good, bad)] == ["true", "false"]
     submit(page)
-    show_row_again(page, page_server.events(open_row.labeler)[-1]["row"])
-    press(page, "b")
+    row = page_server.events(open_row.labeler)[-1]["row"]
+    show_row_again(page, row)
+    assert good.get_attribute("aria-pressed") == "true"
+    bad.click()
     submit(page)
-    assert [(event["ranks"], event["all_bad"]) for event in page_server.events(open_row.labeler)] == [
-        ([1], False),
-        ([1], True),
-    ]
+    show_row_again(page, row)
+    press(page, "b", "e")
+    page.keyboard.type(" Corrected.")
+    submit(page)
+    found = [(event["ranks"], event["all_bad"], event["answer"]) for event in page_server.events(open_row.labeler)]
+    assert found == [([1], False, None), ([1], True, None), ([1], False, "Only this. Corrected.")]
+
+
+def test_good_is_only_for_one_response(open_row):
+    page = open_row("Two")
+    assert not page.get_by_role("button", name="Good g", exact=True).is_visible()
+    press(page, "g")
+    assert page.locator("#state").inner_text() == "Rank the responses"
 
 
 def show_row_again(page, row: str) -> None:

@@ -5,6 +5,8 @@ import signal
 import socket
 import stat
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import write_rows
@@ -74,6 +76,20 @@ def test_a_password_is_required_and_a_wrong_one_takes_a_second(guarded):
     sessions = folder / "labels" / "sessions.json"
     assert stat.S_IMODE(sessions.stat().st_mode) == 0o600
     assert session not in sessions.read_text() and session not in page.printed()
+
+
+def test_wrong_passwords_delay_nobody_at_another_address(guarded):
+    page, _ = guarded
+    wrong = {"labeler": "Eve", "password": "a guess"}
+    with ThreadPoolExecutor(20) as pool:
+        guesses = [pool.submit(request, page.url, "POST", "/api/login", wrong, source="127.0.0.2") for _ in range(20)]
+        time.sleep(0.3)
+        began = time.monotonic()
+        Labeler(page.url, "Bob", PASSWORD)
+        assert time.monotonic() - began < 1
+        ended = Counter(guess.result()[0] for guess in guesses)
+    assert ended == {403: 8, 429: 12}  # further guesses do not wait, so that they block no connections
+    assert time.monotonic() - began > 7 - 0.3  # one guess a second
 
 
 def test_a_session_survives_a_restart_and_ends_with_a_new_password(servers, tmp_path):
@@ -309,7 +325,7 @@ def test_a_port_that_another_program_took_meanwhile_is_an_error():
         ({"host": "example.org"}, "host", "add password_file"),
         ({"password_file": "/nowhere"}, "password_file", "cannot be read"),
         ({"port": 70_000}, "port", "from 0 to 65535"),
-        ({"overlap": 0}, "overlap", "at least 1"),
+        ({"overlap": 0}, "overlap", "must be above 0"),
         ({"guide": "/nowhere.md"}, "guide", "cannot be read"),
         ({"flags": ["a", "a"]}, "flags", "different names"),
         ({"judge": "function"}, "reward_function", "missing"),

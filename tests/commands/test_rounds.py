@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import TINY, python_path
 from label_pages import URL, Labeler
+from safetensors.torch import load_file, save_file
 
 from hfkit.commands.report.main import write_report
 from hfkit.commands.rounds.plan import plan_rounds
@@ -180,6 +181,62 @@ def test_changed_labels_are_refused_by_the_stage_that_trained_on_them(done):
     events.write_text(given)
     run_pipeline(path)  # with the labels of before, nothing is stale
     assert modification_times(root) == before
+
+
+def files_in(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("flags", "rounds", "key", "before"),
+    [
+        (["--rounds.temperature", "0.5"], {}, "rounds.temperature", "1.0"),
+        (["--rounds.num_samples", "2"], {}, "rounds.num_samples", "3"),
+        (["--rounds.max_prompts", "4"], {}, "rounds.max_prompts", "6"),
+        (["--ppo.response_length", "5"], {}, "ppo.response_length", "8"),
+        (["--ppo.seed", "7"], {}, "ppo.seed", "42"),
+        ([], {"prompts": ["other.jsonl"]}, "rounds.prompts", "prompts.jsonl"),
+        ([], {"reward_function": "other.py:length"}, "rounds.reward_function", "reward_functions.py:length"),
+        ([], {"judge": "human", "reward_function": None, "port": 0}, "rounds.judge", "function"),
+    ],
+)
+def test_a_changed_key_of_samples_or_labels_is_refused_before_anything_is_written(
+    done, tmp_path, data, sft_dir, flags, rounds, key, before
+):
+    _, root = done
+    shutil.copy(data / "prompts.jsonl", tmp_path / "other.jsonl")
+    shutil.copy(TESTS / "reward_functions.py", tmp_path / "other.py")
+    kept = files_in(root)
+    with pytest.raises(ConfigError) as raised:
+        run_pipeline(write_rounds(tmp_path, data, sft_dir, rounds), str(root), flags)
+    assert files_in(root) == kept
+    (problem,) = [problem for problem in raised.value.problems if problem.key == key]
+    assert before in problem.remedy and str(root / "round_1") in problem.remedy and "output_dir" in problem.remedy
+
+
+def test_other_rows_in_the_file_of_the_prompts_are_refused_before_anything_is_written(tmp_path, data, sft_dir):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text((data / "prompts.jsonl").read_text())
+    path = write_rounds(tmp_path, data, sft_dir, {"count": 1, "prompts": [str(prompts)], "evaluate": {}})
+    kept = files_in(root := run_pipeline(path))
+    prompts.write_text('{"prompt": "What else?"}\n' + prompts.read_text())
+    with pytest.raises(HfkitError, match="round_1/samples"):
+        run_pipeline(path)
+    assert files_in(root) == kept
+
+
+def test_a_judge_whose_weights_changed_judges_no_round_again(tmp_path, data, sft_dir, reward_dir):
+    judge = tmp_path / "judge"
+    shutil.copytree(reward_dir, judge)
+    rounds = {"count": 1, "judge": "reward", "reward_model": str(judge), "reward_function": None, "evaluate": {}}
+    path = write_rounds(tmp_path, data, sft_dir, rounds)
+    labels = run_pipeline(path) / "round_1" / "labels" / "judgements.jsonl"
+    before = labels.read_bytes()
+    head = next(judge.glob("*.safetensors"))
+    tensors = {name: -tensor for name, tensor in load_file(head).items()}
+    save_file(tensors, head, {"format": "pt"})
+    run_pipeline(path)
+    assert labels.read_bytes() == before
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_a_full_queue_refuses_requests():
     from hfkit.commands.serve.errors import ApiError
 
     jobs = Jobs(NoModels(), 1)
-    job = Job(None, Request("", []), lambda event: None)
+    job = Job(None, Request(prompt=[]), lambda event: None)
     for _ in range(MOST_WAITING):
         jobs.put(job)
     with pytest.raises(ApiError, match="requests are waiting") as raised:
@@ -80,7 +80,7 @@ def test_a_full_queue_refuses_requests():
 def test_a_request_whose_client_left_while_it_waited_ends():
     """Otherwise its handler waits forever, and 500 of them make the server busy for everyone."""
     events = []
-    job = Job(None, Request("", []), events.append)
+    job = Job(None, Request(prompt=[]), events.append)
     job.cancelled.set()
     Jobs(NoModels(), 1).start(job, None)
     assert [event.status for event in events] == [499]

@@ -35,9 +35,9 @@ def test_the_text_of_a_response_ends_at_a_stop_text(pieces, stop_texts, expected
 
 def test_requests_are_read():
     chat = read_chat({"messages": ASKED, "max_completion_tokens": 3, "max_tokens": 9, "stop": "x"}, "Be kind.")
-    assert (chat.max_tokens, chat.stop_texts, chat.temperature, chat.prompt[0]["content"]) == (
+    assert (chat.longest, chat.stop, chat.temperature, chat.prompt[0]["content"]) == (
         3,
-        ("x",),
+        ["x"],
         1.0,
         "Be kind.",
     )
@@ -45,6 +45,14 @@ def test_requests_are_read():
     own = [{"role": "system", "content": "Be rude."}, *ASKED]
     assert read_chat({"messages": own}, "Be kind.").prompt == own
     assert read_completion({"prompt": [[1, 2]]}).prompt == [1, 2]
+
+
+def test_what_hfkit_makes_of_a_request_is_not_the_clients():
+    own = {"prompt": "x", "is_chat": False, "variables": {"a": 1}, "tools": []}
+    chat = read_chat({"messages": ASKED, **own})
+    assert (chat.prompt, chat.is_chat, chat.variables, chat.tools) == (ASKED, True, {}, None)
+    text = read_completion({**own, "is_chat": True, "tools": [{}], "max_completion_tokens": 3})
+    assert (text.prompt, text.is_chat, text.variables, text.tools, text.longest) == ("x", False, {}, None, None)
 
 
 CALL = '{"name": "weather", "arguments": {"city": "Oslo"}}'
@@ -84,7 +92,7 @@ class Caller:
 def test_a_response_with_a_tool_call_ends_with_it(with_template):
     model, events = ServedModel("m", with_template(read_built_in("qwen3")), 2048, [0]), []
     for tools in (TOOLS, None):
-        Jobs(Caller(), 10).start(Job(model, Request("m", ASKED, tools), events.append), None)
+        Jobs(Caller(), 10).start(Job(model, Request(model="m", prompt=ASKED, tools=tools), events.append), None)
     started, text, finished, *others = events
     assert (type(started), text, finished.text) == (Started, "One moment.", "One moment.")
     assert finished.reason == "tool_calls" and finished.tool_calls[0]["function"]["name"] == "weather"

@@ -58,7 +58,7 @@ def test_vllm_gets_token_ids_and_the_settings_of_training(vllm_program, ppo_dir,
     try:
         reply = [*model.tokenizer(" Ann likes red.").input_ids, model.tokenizer.eos_token_id]
         (vllm_program / "tokens").write_text(json.dumps(reply))
-        request = Request("ppo", ASKED, seed=3, temperature=0.5)
+        request = Request(model="ppo", prompt=ASKED, seed=3, temperature=0.5)
         made = backend.generate(Generation(model, [5, 6], request, 9, pieces.append, lambda: False))
     finally:
         backend.close()

@@ -3,15 +3,18 @@
 import json
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import pytest
 from card_fixtures import card_of, errors_in
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from hfkit.config.registry import MERGE, STAGES
 from hfkit.core.errors import ConfigError
 from hfkit.hub.cards.hand_edits import with_edit_hash
+from hfkit.hub.cards.markdown import quoted
 from hfkit.hub.cards.metric_descriptions import describe_metric, numbers_in
 from hfkit.hub.cards.model_card import updated_card
 from hfkit.records.record import read_record, weights_hash
@@ -116,7 +119,9 @@ def test_a_card_shows_metrics_lineage_rows_samples_and_settings(ppo_dir, sft_dir
         assert f"| {part} | `{folder.name}` | local, not pushed | `{weights_hash(folder)[:12]}` |" in text
     assert "| train | 4 | 4 | 0 |" in text
     sample = json.loads((ppo_dir / "samples.jsonl").read_text().splitlines()[0])
-    assert f"after (reward {sample['reward_after']:.2f}): {sample['after'].strip()}" in text
+    assert f"Response after training (reward {sample['reward_after']:.2f}):" in text
+    ((role, content),) = [(one["role"], one["content"]) for one in sample["messages"]]
+    assert f"> **{role}:** {content}\n" in text and sample["prompt"] not in text
     assert "- Trained on 4 rows, in 2 steps." in text
     assert "learning_rate: 0.001" in text
     assert "![Loss and other metrics during training](loss.png)" in text
@@ -222,8 +227,28 @@ def test_texts_from_the_data_cannot_break_the_markdown(ppo_dir, tmp_path):
     record = read_record(tmp_path)
     record["data"]["train"]["sources"][0]["path"] = "a|b\n.jsonl"
     text = updated_card(None, tmp_path, record)
-    assert "````text" in text
+    assert "<!-- /hfkit -->\n# mine" not in text
     assert updated_card(text, tmp_path, record) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# a\n- b\n+ c\n12. d\n1) e\n> f\n===\n---\n***",
+        "`a` *b* _c_ ~~d~~ **e** [f](g) ![h](i) <b>j</b> &lt; $k$ \\ \\n l|m <!-- n -->\n```\no\n```",
+        "def f():\n    return 1\n\n\treturn 2\n  | a | b |\n  | --- | --- |\n[c]: d\n\n[c]",
+        "line\u2028line\x0bline\rline\r\nline\x85line\n",
+        "<|im_start|>user\nHi.<|im_end|>\n",
+        "",
+    ],
+)
+def test_a_quote_shows_the_text_itself(text):
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(quoted(text, "**user:** "))
+    assert {*re.findall(r"<(\w+)", html)} <= {"blockquote", "p", "strong", "br"}
+    shown = [line.strip(" \t") for line in unescape(re.sub(r"<[^>]*>", "", html)).replace("\u00a0", " ").split("\n")]
+    expected = [line.strip(" \t") for line in f"user: {text}".splitlines()]
+    assert [line for line in shown if line] == [line for line in expected if line]
+    assert html.count("\u00a0") == sum(len(one) - len(one.lstrip(" ")) for one in text.expandtabs(4).split("\n")[1:])
 
 
 def test_a_run_of_a_stage_that_is_not_registered_has_a_card_too(sft_dir):

@@ -106,6 +106,20 @@ def test_a_function_of_the_working_folder_is_found(tmp_path, monkeypatch):
     assert import_reward_function("my_rewards_here:one")([1], [2]) == [1.0]
 
 
+def test_a_reward_model_computes_as_many_tokens_at_once_as_a_micro_batch(reward_dir):
+    reward, passes = load_reward(str(reward_dir)), []
+    prompts, replies = [[5 + index] * (1 + index % 4) for index in range(12)], [[9, 10]] * 12
+    rows = [{"prompt": "", "input_ids": prompt} for prompt in prompts]
+    hook = reward.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: passes.append(args[0].shape))
+    by_rows, by_tokens = (
+        Scorer(reward.tokenizer, reward, batch_size=2, max_tokens=tokens)(prompts, replies, rows)["total"]
+        for tokens in (None, 12 * 6)
+    )
+    hook.remove()
+    torch.testing.assert_close(by_rows, by_tokens)
+    assert passes[-1][0] == 12 and max(rows for rows, _ in passes[:-1]) < 12
+
+
 # A reward model with its own tokenizer
 
 

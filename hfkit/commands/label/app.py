@@ -25,6 +25,7 @@ from hfkit.core.errors import reason
 PAGE = Path(__file__).with_name("page")
 PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 SESSION_SECONDS = 30 * 86_400
+LINKS = ("http://", "https://", "mailto:")
 ANOTHER_EVENT = "this id is another event's"
 
 
@@ -93,7 +94,8 @@ class LabelPage:
         name = labeler_name(given.get("labeler"))
         if name is None:
             raise HTTPException(422, "labeler: 1 to 40 letters, digits, spaces, or . ' @ - _")
-        if not await self.sessions.is_allowed(given.get("password")):
+        address = request.client.host if request.client else ""
+        if not await self.sessions.is_allowed(given.get("password"), address):
             raise HTTPException(403, "wrong password")
         response = JSONResponse({"labeler": name})
         token = self.sessions.start(name)
@@ -185,8 +187,18 @@ async def explain_bug(_: Request, error: Exception) -> Response:
 
 
 def render_guide(path: str | None) -> str:
-    """Return the HTML of a Markdown file, in which HTML is text, and images are left out; "" without a file."""
+    """Return the HTML of a Markdown file, in which HTML is text, and images are left out; "" without a file.
+
+    Only links to other sites and mail addresses are links. They open in another tab.
+    """
     if path is None:
         return ""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    return markdown.render(Path(path).read_text(encoding="utf-8"))
+    markdown.validateLink = lambda url: url.lower().startswith(LINKS)
+    tokens = markdown.parse(Path(path).read_text(encoding="utf-8"))
+    for token in (one for block in tokens for one in (block, *(block.children or ()))):
+        if token.type == "link_open":
+            token.attrs |= {"target": "_blank", "rel": "noopener noreferrer"}
+        elif token.type in ("heading_open", "heading_close"):
+            token.tag = "h3"  # below the titles of the page
+    return markdown.renderer.render(tokens, markdown.options, {})

@@ -1,6 +1,7 @@
 """Validates a config of `hfkit label` before any row is loaded."""
 
 import os
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,9 +9,8 @@ from hfkit.commands.web.hosts import is_this_machine
 from hfkit.commands.web.secret_file import read_secret
 from hfkit.config.labeling import PASSWORD, LabelConfig
 from hfkit.core.errors import MISSING, HfkitError, Kind, Problem, reason
-from hfkit.evaluation.checks import entry_problems, judge_problems
+from hfkit.evaluation.key_checks import count_problems, entry_problems, judge_key_problems
 from hfkit.stages.checks.files import folder_problems
-from hfkit.stages.checks.numbers import RANGES
 
 HUMAN = "human"
 PAGE_PACKAGES = ("fastapi", "uvicorn", "krippendorff")
@@ -19,20 +19,12 @@ SHORTEST_PASSWORD = 8
 
 def problems_of(config: LabelConfig) -> list[Problem]:
     """Return every problem of a config; only configs are read, never weights."""
-    problems = entry_problems("datasets", config.datasets) + folder_problems(config) + judge_problems(config)
+    problems = [*entry_problems("datasets", config.datasets), *folder_problems(config), *problems_of_judge(config)]
+    problems += count_problems(config)
     if not config.datasets:
         problems.append(Problem("datasets", [], "name rows to judge: hfkit label FILE"))
-    low, high = RANGES["seed"]
-    for key, least, most in (
-        ("overlap", 1, None),
-        ("per_device_eval_batch_size", 1, None),
-        ("port", 0, 65_535),
-        ("seed", low, high),
-    ):
-        value = getattr(config, key)
-        if value < least or (most is not None and value > most):
-            limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-            problems.append(Problem(key, value, f"expected a number {limits}"))
+    if not 0 <= config.port <= 65_535:
+        problems.append(Problem("port", config.port, "must be from 0 to 65535"))
     if config.judge != HUMAN:
         return problems
     if missing := [name for name in PAGE_PACKAGES if find_spec(name) is None]:
@@ -46,6 +38,13 @@ def problems_of(config: LabelConfig) -> list[Problem]:
         except (OSError, ValueError) as error:
             problems.append(Problem("guide", config.guide, f"cannot be read: {reason(error)}"))
     return problems + access_problems(config)
+
+
+def problems_of_judge(config: LabelConfig) -> list[Problem]:
+    """Return problems of the judge; the libraries of models load slowly, and are imported unless people judge."""
+    if config.judge == HUMAN:
+        return judge_key_problems(config)
+    return import_module("hfkit.evaluation.checks").judge_problems(config)
 
 
 def access_problems(config: LabelConfig) -> list[Problem]:

@@ -46,6 +46,7 @@ def judge_rows(config: LabelConfig) -> dict:
             if not config.export and config.judge == HUMAN:
                 show_page(config, rows, stats, saved)
             elif not config.export:
+                write_results(config, rows, stats, saved.counting())  # its settings are known, even after a kill
                 import_module("hfkit.commands.label.judge").judge_all(config, rows, saved)
         except (KeyboardInterrupt, Interrupted):
             print_results(write_results(config, rows, stats, saved.counting()))
@@ -64,7 +65,7 @@ def show_page(config: LabelConfig, rows: list, stats, saved: LabelsFile) -> None
     server, app = map(import_module, ("hfkit.commands.web.server", "hfkit.commands.label.app"))
     shown = app.LabelPage(config, rows, saved, password_of(config))
     bound = server.open_socket(config.host, config.port)
-    written = len(saved.events)
+    written = len(saved.events) - WRITTEN_EVERY  # the first results are written at once
     with server.ServerThread(shown.application(), bound) as page:
         say(f"label: {len(rows):,} rows at {server.address_of(bound)} (Ctrl-C ends it; judgements are saved at once)")
         while page.wait(0.2) and not (config.until_complete and shown.assignment.is_complete()):

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.labeling import LabelConfig
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import hash_of
 from hfkit.data.cards import recipe_of
+from hfkit.data.columns import TEMPLATE_COLUMNS
 from hfkit.data.comparisons import pair_of, reply_to
 from hfkit.data.conversions import prompt_of
 from hfkit.data.files import read_rows
@@ -15,9 +17,11 @@ from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, to
 from hfkit.data.rendering import TEMPLATE_KWARGS
 from hfkit.data.source_rows import load_arguments
 from hfkit.data.splits import SplitStats, load_rows
-from hfkit.evaluation.prompts import OPTIONS
 
-COLUMNS = ["messages", "prompt", "response", "completion", "chosen", "rejected", "replies", *OPTIONS]
+COLUMNS = ["messages", "prompt", "response", "completion", "chosen", "rejected", "replies", *TEMPLATE_COLUMNS]
+ID = "id"
+"""The column of feedback in which the responses that belong together have the same value."""
+JOINED = "added to a row as another response to its prompt"
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,28 @@ class Row:
     """A prompt and its responses.
 
     Attributes:
-        key: 12 hexadecimal digits of the hash of its content; it does not depend on the row's index.
         options: further columns that the chat template reads.
         columns: the columns for a reward function.
     """
 
-    key: str
     prompt: str | Messages
     replies: list[str | Messages]
     options: dict = field(default_factory=dict)
     columns: dict = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """12 hexadecimal digits of the hash of its content; they do not depend on the row's index."""
+        return hash_of([self.prompt, self.replies, self.options])[:12]
+
+    @property
+    def prompt_key(self) -> str:
+        """The hash of what the responses are to."""
+        return hash_of([self.prompt, self.options])
+
+    def joined(self, other: "Row") -> "Row":
+        """Return the row with the responses of another one that it lacks."""
+        return replace(self, replies=[*self.replies, *(reply for reply in other.replies if reply not in self.replies)])
 
     def shown_prompt(self) -> list[dict]:
         """Return the messages of the prompt as texts with their roles."""
@@ -59,9 +75,13 @@ def load_label_rows(config: LabelConfig) -> tuple[list[Row], SplitStats]:
         HfkitError: the rows cannot be read, or none has a prompt.
     """
     wanted = [name for name in COLUMNS if name not in config.reward_columns]
-    stats, rows, lost = SplitStats("rows"), {}, Counter()
-    for entry in map(with_all_labels, config.datasets):  # one by one: their columns may differ
-        table, own = load_rows("rows", [entry], wanted, config.reward_columns, config.seed)
+    stats, found, lost = SplitStats("rows"), {}, Counter()
+    for entry in config.datasets:  # one by one: their columns may differ
+        names = feedback_columns(entry)
+        if names:  # with the rejected responses, which the stages leave out
+            entry = replace(entry, columns={name: name for name in [*COLUMNS, ID] if name in names})
+        ids = [ID] if ID in names and ID not in config.reward_columns else []
+        table, own = load_rows("rows", [entry], wanted, [*config.reward_columns, *ids], config.seed)
         stats.sources, stats.rows = stats.sources + own.sources, stats.rows + own.rows
         for given in own.capped(table):
             try:
@@ -69,23 +89,25 @@ def load_label_rows(config: LabelConfig) -> tuple[list[Row], SplitStats]:
             except RenderError as error:
                 lost[str(error)] += 1
                 continue
-            if row.key in rows:
-                lost["repeated"] += 1
-            rows.setdefault(row.key, row)
-    stats.kept, stats.dropped = len(rows), dict(lost)
+            identity = (str(given[ID]), row.prompt_key) if ID in names and given[ID] else row.key
+            before = found.get(identity)
+            found[identity] = row if before is None else before.joined(row)
+            if before is not None:
+                lost["repeated" if len(found[identity].replies) == len(before.replies) else JOINED] += 1
+    rows = {row.key: row for row in found.values()}
+    lost["repeated"] += len(found) - len(rows)
+    stats.kept, stats.dropped = len(rows), dict(+lost)
     if not rows:
         raise HfkitError(f"{stats}\nNone of the rows has a prompt: map a column to `prompt` or `messages`.")
     return list(rows.values()), stats
 
 
-def with_all_labels(entry: DatasetEntry) -> DatasetEntry:
-    """Return an entry that reads feedback with its rejected responses, which the stages leave out."""
+def feedback_columns(entry: DatasetEntry) -> list[str]:
+    """Return the names of the columns of feedback, whose rows have a response and whether it is good; [] for others."""
     if entry.streaming or entry.columns or entry.convert or recipe_of(entry):
-        return entry
+        return []
     names = read_rows(load_arguments(entry, None))[0].column_names
-    if "label" not in names or not {"completion", "messages"} & {*names}:
-        return entry
-    return replace(entry, columns={name: name for name in COLUMNS if name in names})
+    return names if "label" in names and {"completion", "messages"} & {*names} else []
 
 
 def row_of(given: dict, columns: list[str]) -> Row:
@@ -103,9 +125,8 @@ def row_of(given: dict, columns: list[str]) -> Row:
     for reply in replies:
         as_reply(reply)
     tools = tools_of(row.get("tools"))
-    options = {name: value for name, value in ((OPTIONS[0], tools), (OPTIONS[1], row.get(TEMPLATE_KWARGS))) if value}
-    key = hash_of([prompt, replies, options])[:12]
-    return Row(key, prompt, replies, options, {name: given[name] for name in columns})
+    options = {name: value for name, value in (("tools", tools), (TEMPLATE_KWARGS, row.get(TEMPLATE_KWARGS))) if value}
+    return Row(prompt, replies, options, {name: given[name] for name in columns})
 
 
 def given_replies(row: dict, prompt: str | Messages) -> list[str | Messages]:

@@ -8,7 +8,11 @@ import os
 import re
 import secrets
 import unicodedata
+from collections import Counter
 from pathlib import Path
+from weakref import WeakValueDictionary
+
+from starlette.exceptions import HTTPException
 
 from hfkit.core.files import read_json_mapping
 
@@ -16,6 +20,8 @@ LABELER_NAME = re.compile(r"\w(?:[\w .'@-]{0,38}[\w.])?")
 """Names of labelers: 1 to 40 letters, digits and a few signs; the names of judges have others."""
 MAX_NAME = 40
 WRONG_PASSWORD_SECONDS = 1.0
+MOST_ATTEMPTS = 8
+"""Attempts of an address that may wait; more would use up the connections of the page."""
 MAX_SESSIONS = 10_000
 
 
@@ -44,20 +50,31 @@ class Sessions:
         self.path, self.password = path, password
         saved = read_json_mapping(path) or {}
         self._names = {key: name for key, name in saved.items() if isinstance(name, str)}
-        self._attempt = asyncio.Lock()
+        self._attempts: Counter[str] = Counter()  # by address
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def _key(self, token: str) -> str:
         return hmac.new((self.password or "").encode(), token.encode(), hashlib.sha256).hexdigest()
 
-    async def is_allowed(self, password: object) -> bool:
-        """Return whether a password is right, one attempt at a time; a wrong one takes a second."""
+    async def is_allowed(self, password: object, address: str) -> bool:
+        """Return whether a password is right, one attempt of an address at a time; a wrong one takes a second.
+
+        Raises:
+            HTTPException: too many attempts of the address are waiting.
+        """
         if self.password is None:
             return True
-        async with self._attempt:
-            given = password.encode() if isinstance(password, str) else b""
-            is_right = hmac.compare_digest(given, self.password.encode())
-            if not is_right:
-                await asyncio.sleep(WRONG_PASSWORD_SECONDS)
+        if self._attempts[address] >= MOST_ATTEMPTS:
+            raise HTTPException(429, "too many attempts: wait some seconds")
+        self._attempts[address] += 1
+        try:
+            async with self._locks.setdefault(address, asyncio.Lock()):  # it lives while an attempt has or awaits it
+                given = password.encode() if isinstance(password, str) else b""
+                is_right = hmac.compare_digest(given, self.password.encode())
+                if not is_right:
+                    await asyncio.sleep(WRONG_PASSWORD_SECONDS)
+        finally:
+            self._attempts -= Counter([address])
         return is_right
 
     def start(self, labeler: str) -> str:

@@ -6,7 +6,8 @@ make it fit, each with its peak, and exits with status 1. Models are known by th
 downloaded.
 
 --gpu GB plans for another GPU. Keys that a config leaves open (`dtype`, `bf16`, `gradient_checkpointing`) are planned
-as on that device.
+as on that device. The table has the memory with micro-batches of `per_device_train_batch_size` rows. If a run on
+a GPU would choose others, a line has their tokens and their peak.
 
 --processes N --engine fsdp2 plans each process of `accelerate launch`: the memory that it holds and the bytes that it
 sends. If a stage does not fit, prints an engine and a number of processes with which it would fit.
@@ -24,6 +25,7 @@ from hfkit.commands.plan.table import ROOMY, PlanRow, print_plans
 from hfkit.training.memory.checkpointing import decide_checkpointing
 from hfkit.training.memory.communication import sent_bytes
 from hfkit.training.memory.device import device_to_plan
+from hfkit.training.memory.micro_batch import decide_micro_batch
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.shapes import roles_of
 
@@ -38,11 +40,15 @@ def main(given: Namespace) -> int:
     for open_stage in stages:
         stage, checkpointing = decide_checkpointing(open_stage, device, launch)
         memory, roles = plan_memory(stage, device, launch), roles_of(stage)
-        advice = [] if memory.peak <= ROOMY * device.capacity else remedies(stage, device, launch)
-        fitting = None if memory.peak <= device.capacity else fitting_launch(stage, device, launch)
-        steps, sent = plan_steps(stage, roles, launch), sent_bytes(stage, roles, launch)
+        chosen = decide_micro_batch(open_stage, device, launch)
+        run, _ = decide_checkpointing(chosen, device, launch)
+        run_peak = None if chosen is open_stage else plan_memory(run, device, launch).peak
+        fits, has_room = memory.peak <= device.capacity, (run_peak or memory.peak) <= ROOMY * device.capacity
+        advice = [] if fits and has_room else remedies(stage, device, launch)
+        fitting = None if fits else fitting_launch(stage, device, launch)
+        steps, sent = plan_steps(run, roles, launch), sent_bytes(run, roles, launch)
         rows = stage.config.per_device_train_batch_size * stage.config.gradient_accumulation_steps
-        plan = PlanRow(stage.spec.name, stage.config.dtype, checkpointing, memory, steps, rows, sent, advice, fitting)
-        plans.append(plan)
+        choices = (stage.config.dtype, checkpointing, run_peak)
+        plans.append(PlanRow(stage.spec.name, *choices, memory, steps, rows, sent, advice, fitting))
     print_plans(plans, device, launch, in_pipeline=len(stages) > 1)
     return 1 if any(plan.memory.peak > device.capacity for plan in plans) else 0

@@ -14,7 +14,7 @@ from hfkit.training.memory.peak import MemoryPlan
 from hfkit.training.memory.processes import Launch
 
 ROOMY = 0.9
-"""The share of the memory up to which nothing is said about a peak: fragments take the rest."""
+"""The share of the memory that a peak may take without a remark: fragments take the rest."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class PlanRow:
     """The printed facts of a stage: the dtype of its base, and its plan.
 
     Attributes:
+        run_peak: the peak in bytes of the micro-batches that a run would choose, if they are others.
         rows: of a process in an optimizer step.
         sent: bytes that it sends in one.
         fitting: a launch in which the stage fits, and its peak in bytes.
@@ -30,6 +31,7 @@ class PlanRow:
     name: str
     dtype: str
     checkpointing: Checkpointing
+    run_peak: int | None
     memory: MemoryPlan
     steps: StepsPlan
     rows: int
@@ -47,21 +49,25 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
         for line in plan.steps.formats:
             console.print(f"{plan.name}: {line}", soft_wrap=True)
     for plan in plans:
-        console.print(f"{plan.name}: dtype: {plan.dtype}; {plan.checkpointing}", soft_wrap=True)
+        choices = f"dtype: {plan.dtype}; {plan.checkpointing}"
+        if plan.run_peak is not None:
+            tokens = f"micro-batches of {plan.steps.micro_batch:,} tokens"
+            choices += f". A run takes less time with {tokens}, and chooses them: {decimal(plan.run_peak)}"
+        console.print(f"{plan.name}: {choices}", soft_wrap=True)
     for plan in plans if launch.processes > 1 else ():
         peaks = ", ".join(f"{phase} {decimal(peak)}" for phase, peak in plan.memory.peaks.items())
         batch = f"{plan.rows * launch.processes} rows in a step, {plan.rows} in each process"
         console.print(f"{plan.name}: {batch}; peaks of its phases: {peaks}", soft_wrap=True)
     for plan in plans:
         name, memory = plan.name, plan.memory
-        if memory.peak <= ROOMY * device.capacity:
-            continue
-        peak, capacity = decimal(memory.peak), decimal(device.capacity)
-        if memory.peak <= device.capacity:
-            share = f"{memory.peak / device.capacity:.0%} of {capacity}"
-            console.print(f"{name} just fits: its peak of {peak} is {share}, and memory fragments.")
+        capacity, run_peak = decimal(device.capacity), plan.run_peak or memory.peak
+        if memory.peak > device.capacity:
+            console.print(f"{name} does not fit: its peak of {decimal(memory.peak)} is more than {capacity}.")
+        elif run_peak > ROOMY * device.capacity:
+            share = f"{run_peak / device.capacity:.0%} of {capacity}"
+            console.print(f"{name} just fits: its peak of {decimal(run_peak)} is {share}, and memory fragments.")
         else:
-            console.print(f"{name} does not fit: its peak of {peak} is more than {capacity}.")
+            continue
         prefix = f"{name}." if in_pipeline else ""
         for remedy in plan.remedies:
             verdict = "it fits" if remedy.peak <= device.capacity else "not enough"

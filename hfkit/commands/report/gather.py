@@ -1,5 +1,6 @@
 """Reads the content of a report from a folder of runs: records, metrics, evaluations, arenas, samples."""
 
+import re
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -97,11 +98,11 @@ def gather(folder: Path) -> Gathered:
         states = ", ".join(f"{run.folder.name}: {run.record.get('status')}" for run in runs)
         raise HfkitError(f"nothing was logged in {folder} yet ({states}): there is nothing to report")
     order = training_order({run.folder: run.record for run in runs})
-    runs.sort(key=lambda run: order.index(run.folder))
+    rounds = {run.folder: round_of(run.folder, folder) for run in runs}
+    runs.sort(key=lambda run: (rounds[run.folder], order.index(run.folder)))
     stages = [run.stage for run in runs]
     for run in runs:
-        is_of_round = run.folder.parent != folder and run.folder.parent.parent == folder
-        name = (run.folder.parent if is_of_round else run.folder).name.replace("_", " " if is_of_round else "_")
+        name = f"round {rounds[run.folder]}" if rounds[run.folder] else run.folder.name
         run.name = title_of(run.stage) + (f" ({name})" if stages.count(run.stage) > 1 else "")
     return Gathered(
         folder,
@@ -111,6 +112,12 @@ def gather(folder: Path) -> Gathered:
         evaluations=read_results(folder, runs, "evaluation.json"),
         benches=read_results(folder, runs, "bench.json"),
     )
+
+
+def round_of(run: Path, root: Path) -> int:
+    """Return the number of the round of a run's folder; 0 for one that is in no round."""
+    found = re.fullmatch(r"round_(\d+)", run.parent.name)
+    return int(found[1]) if found and run.parent.parent == root else 0
 
 
 def run_and_ancestors(folder: Path) -> list[Path]:

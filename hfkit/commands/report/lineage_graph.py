@@ -12,7 +12,9 @@ from hfkit.config.registry import StageSpec, spec_of
 from hfkit.records.lineage import lineage_edges
 from hfkit.records.record import weights_hash
 
-NODE_WIDTH, HEIGHT, ACROSS, DOWN = 3.0, 0.9, 3.4, 1.6  # of a box, and from a box to the next
+WIDTH, INSET, GAP, LANE = 2.95, 0.09, 0.3, 0.17  # inches: of a box, in it, below it; between two lines next to it
+TITLE_HEIGHT, LINE_HEIGHT = 0.2, 0.155
+TITLE_LENGTH, LINE_LENGTH = 28, 42  # characters that fit into a box
 
 
 @dataclass
@@ -79,56 +81,103 @@ def describe_run(record: dict) -> str:
     return f"{format_count(split['kept'])} rows" if split else ""
 
 
-def ranks_of(nodes: dict[str, Node]) -> dict[str, int]:
-    """Return the row of each node: the length of its longest path to a node without parents."""
-    ranks: dict[str, int] = {}
+def in_order(nodes: dict[str, Node]) -> list[str]:
+    """Return the keys of the nodes so that parents are first, and near their children."""
+    order: dict[str, None] = {}
+    open_keys: set[str] = set()  # ends the recursion if a record names itself as an ancestor
 
-    def rank(key: str) -> int:
-        if key not in ranks:
-            ranks[key] = 0  # ends the recursion if a record names itself as an ancestor
-            ranks[key] = max((rank(parent) + 1 for parent, _ in nodes[key].parents), default=0)
-        return ranks[key]
+    def add(key: str) -> None:
+        if key in order or key in open_keys:
+            return
+        open_keys.add(key)
+        for parent, _ in nodes[key].parents:
+            add(parent)
+        order[key] = None
 
-    return {key: rank(key) for key in nodes}
+    parents = {parent for node in nodes.values() for parent, _ in node.parents}
+    for key in sorted(nodes, key=lambda key: key in parents):  # models from which none was made, each with its parents
+        add(key)
+    return [*order]
+
+
+def lines_of(node: Node, nodes: dict[str, Node]) -> list[str]:
+    """Return what a box has below its title: the detail, and the role and title of each parent."""
+    parents = [f"{role}: {nodes[parent].title}" for parent, role in node.parents]
+    return [without_middle(line, LINE_LENGTH) for line in [node.detail, *parents] if line]
+
+
+def without_middle(text: str, length: int) -> str:
+    """Return a text without its middle if it is longer than a length; paths differ at their ends."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def heights_of(nodes: dict[str, Node]) -> dict[str, float]:
+    """Return the height of each box in inches."""
+    return {key: 2 * INSET + TITLE_HEIGHT + LINE_HEIGHT * len(lines_of(node, nodes)) for key, node in nodes.items()}
+
+
+def lanes_of(nodes: dict[str, Node]) -> dict[str, int]:
+    """Return the lane, next to the boxes, of each parent whose children are not all directly below it.
+
+    A lane has a line from a parent to its last child. Lines whose boxes overlap have different lanes.
+    """
+    rows = {key: row for row, key in enumerate(in_order(nodes))}
+    spans: dict[str, tuple[int, int]] = {}
+    for key, node in nodes.items():
+        for parent, _ in node.parents:
+            if rows[key] - rows[parent] > 1:
+                spans[parent] = (rows[parent], max(rows[key], spans.get(parent, (0, 0))[1]))
+    lanes: dict[str, int] = {}
+    for key in sorted(spans, key=lambda key: spans[key][1] - spans[key][0]):  # short lines next to the boxes
+        start, end = spans[key]
+        taken = {lanes[other] for other in lanes if spans[other][0] < end and start < spans[other][1]}
+        lanes[key] = next(lane for lane in range(len(spans)) if lane not in taken)
+    return lanes
+
+
+def lineage_size(nodes: dict[str, Node]) -> tuple[float, float]:
+    """Return width and height of the graph in inches."""
+    lanes = max(lanes_of(nodes).values(), default=-1) + 1
+    return WIDTH + LANE * (lanes + 1), sum(heights_of(nodes).values()) + GAP * (len(nodes) - 1)
 
 
 def draw_lineage(axes, nodes: dict[str, Node]) -> None:
-    """Draw boxes from top to bottom, with an arrow, labeled with the role, from each parent to its child."""
-    ranks = ranks_of(nodes)
-    rows = [[key for key in nodes if ranks[key] == rank] for rank in range(max(ranks.values()) + 1)]
-    centers = {
-        key: ((column - (len(row) - 1) / 2) * ACROSS, -DOWN * rank)
-        for rank, row in enumerate(rows)
-        for column, key in enumerate(row)
-    }
-    for key, (x, y) in centers.items():
-        draw_box(axes, x, y, nodes[key])
-        for parent, role in nodes[key].parents:
-            draw_arrow(axes, centers[parent], (x, y), ranks[key] - ranks[parent] > 1, role)
-    side = ACROSS * max(map(len, rows)) / 2
-    long = max((ranks[key] - ranks[parent] for key in nodes for parent, _ in nodes[key].parents), default=1)
-    axes.set(xlim=(-side, side + 1.6 * max(long - 1, 0.5)), ylim=(-DOWN * (len(rows) - 1) - 0.7, 0.7))
+    """Draw a box below the other, parents first, with an arrow from each parent: down, or along a lane at the right."""
+    order, heights, lanes = in_order(nodes), heights_of(nodes), lanes_of(nodes)
+    width, total = lineage_size(nodes)
+    tops, top = {}, total
+    for key in order:
+        tops[key] = top
+        top -= heights[key] + GAP
+        draw_box(axes, tops[key], heights[key], nodes[key].title, lines_of(nodes[key], nodes))
+    for row, key in enumerate(order):
+        for parent, _ in nodes[key].parents:
+            if order[row - 1] == parent:
+                draw_arrow(axes, [(0.4, tops[parent] - heights[parent]), (0.4, tops[key])])
+            elif parent in lanes:
+                x, start = WIDTH + LANE * (lanes[parent] + 1), tops[parent] - heights[parent] + 0.12
+                end = tops[key] - min(0.12 * (lanes[parent] + 1), heights[key] - 0.2)  # one below the other
+                draw_arrow(axes, [(WIDTH, start), (x, start), (x, end), (WIDTH, end)])
+    axes.set(xlim=(-0.02, width), ylim=(-0.02, total + 0.02))
     axes.axis("off")
 
 
-def draw_box(axes, x: float, y: float, node: Node) -> None:
-    """Draw a model's box, with its title and its detail."""
-    corner = (x - NODE_WIDTH / 2, y - HEIGHT / 2)
+def draw_box(axes, top: float, height: float, title: str, lines: list[str]) -> None:
+    """Draw a model's box, with its title and what is below it."""
     look = {"facecolor": LIGHT["panel"], "edgecolor": LIGHT["first"], "zorder": 0}
-    axes.add_patch(FancyBboxPatch(corner, NODE_WIDTH, HEIGHT, boxstyle="round,pad=0,rounding_size=0.12", **look))
-    axes.text(x, y + 0.02, node.title, ha="center", va="bottom", weight="bold")
-    axes.text(x, y - 0.06, node.detail, ha="center", va="top", color=LIGHT["muted"], size=8)
+    box = FancyBboxPatch((0, top - height), WIDTH, height, boxstyle="round,pad=0,rounding_size=0.05", **look)
+    axes.add_patch(box)
+    y = top - INSET
+    axes.text(0.12, y, without_middle(title, TITLE_LENGTH), va="top", weight="bold")
+    for index, line in enumerate(lines):
+        below = y - TITLE_HEIGHT - LINE_HEIGHT * index
+        axes.text(0.12, below, line, va="top", color=LIGHT["muted"], size=8)
 
 
-def draw_arrow(axes, parent: tuple, child: tuple, is_long: bool, role: str) -> None:
-    """Draw an arrow from box to box; a long one bends to the right, around the boxes between them."""
-    (px, py), (x, y) = parent, child
-    if is_long:
-        start, end, bend = (px + NODE_WIDTH / 2, py), (x + NODE_WIDTH / 2, y), 0.3
-        middle = (max(start[0], end[0]) + bend * abs(py - y) / 2 + 0.1, (py + y) / 2)
-    else:
-        start, end, bend = (px, py - HEIGHT / 2), (x, y + HEIGHT / 2), 0
-        middle = ((px + x) / 2 + 0.15, (start[1] + end[1]) / 2)
-    look = {"arrowstyle": "-|>", "color": LIGHT["muted"], "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", end, start, arrowprops={**look, "connectionstyle": f"arc3,rad=-{bend}"})
-    axes.text(*middle, role, ha="left", va="center", color=LIGHT["muted"], size=8)
+def draw_arrow(axes, points: list[tuple[float, float]]) -> None:
+    """Draw a line through points, with the head of an arrow at its end."""
+    look = {"color": LIGHT["muted"], "shrinkA": 0, "shrinkB": 0}
+    if points[:-2]:
+        axes.plot(*zip(*points[:-1], strict=True), color=LIGHT["muted"], linewidth=1)
+    axes.annotate("", points[-1], points[-2], arrowprops={"arrowstyle": "-|>", **look})

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from hfkit.commands.report.data_table import dataset_title, source_titles
 from hfkit.commands.report.formatting import duration, format_count, format_interval, format_number
 from hfkit.commands.report.gather import Gathered, ReportedRun
-from hfkit.commands.report.tables import STATUS_TITLES, dataset_title
+from hfkit.commands.report.tables import STATUS_TITLES
 
 ROW_NAMES = {"text": "documents", "instructions": "conversations", "comparisons": "comparisons", "prompts": "prompts"}
 """What the rows of a form are called."""
@@ -28,13 +29,14 @@ class StageCard:
 
 def stage_cards(gathered: Gathered) -> list[StageCard]:
     """Return a column for each run that trained a model, in the order of training."""
+    titles = source_titles(gathered)
     return [
         StageCard(
             run.spec.phase or run.spec.title,
             name_line(run),
             run.record.get("status", ""),
             [
-                ("Dataset", dataset_lines(run)),
+                ("Dataset", dataset_lines(run, titles)),
                 ("Algorithm", [run.spec.objective or run.spec.purpose]),
                 ("Model", model_lines(run, gathered)),
                 ("This run", result_lines(run)),
@@ -53,12 +55,12 @@ def name_line(run: ReportedRun) -> str:
     return ": ".join(filter(None, [name, "" if status == "done" else STATUS_TITLES.get(status, "unknown")]))
 
 
-def dataset_lines(run: ReportedRun) -> list[str]:
+def dataset_lines(run: ReportedRun, titles: dict[str, str]) -> list[str]:
     """Return the names of a run's training data, and its number of rows and tokens."""
     split = run.record.get("data", {}).get("train")
     if not split:
         return ["not recorded"]
-    names = [dataset_title(source) for source in split["sources"]]
+    names = [dataset_title(source, titles) for source in split["sources"]]
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     rows = f"{format_count(split['kept'])} {ROW_NAMES.get(run.spec.form or '', 'rows')}"
     return [shown, rows, *([f"{format_count(split['tokens'])} tokens"] if split.get("tokens") else [])]

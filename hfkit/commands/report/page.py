@@ -5,6 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hfkit.commands.report import plots, tables
+from hfkit.commands.report.data_table import data_table
 from hfkit.commands.report.figure_writer import FigureWriter
 from hfkit.commands.report.gather import RENDERED, Gathered, samples_of
 from hfkit.commands.report.next_steps import next_steps
@@ -38,7 +39,7 @@ def render(gathered: Gathered, writer: FigureWriter) -> str:
         overoptimization=plots.overoptimization_figures(writer, gathered),
         training=plots.training_figures(writer, gathered),
         lineage=plots.lineage_figure(writer, gathered),
-        data=tables.data_table(gathered),
+        data=data_table(gathered),
         cost=tables.cost_table(gathered),
         runs=gathered.runs,
         results={run.name: tables.results_of(run) for run in gathered.runs},

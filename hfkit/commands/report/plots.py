@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from hfkit.commands.report.figure_writer import GRID, LIGHT, SIZE, FigureWriter, PageFigure
+from hfkit.commands.report.figure_writer import GRID, LIGHT, FigureWriter, PageFigure
 from hfkit.commands.report.formatting import format_number, slug
 from hfkit.commands.report.gather import Gathered, ReportedRun, judge_of, watched_scores
-from hfkit.commands.report.lineage_graph import draw_lineage, lineage_nodes, ranks_of
+from hfkit.commands.report.lineage_graph import draw_lineage, lineage_nodes, lineage_size
 from hfkit.commands.report.tables import bench_titles
 from hfkit.training.plots import PANELS, Panel, panels_of
 
@@ -161,6 +161,6 @@ def lineage_figure(writer: FigureWriter, gathered: Gathered) -> PageFigure:
         for node in nodes.values()
         if node.parents
     ]
-    size = (SIZE[0], 0.3 + 0.8 * (max(ranks_of(nodes).values()) + 1))
+    size = tuple(length + 0.2 for length in lineage_size(nodes))
     alt = f"Lineage: {'; '.join(parents) or 'one run'}"
     return writer.figure("lineage", "", alt, lambda axes: draw_lineage(axes, nodes), size=size)

@@ -1,4 +1,4 @@
-"""Tables and sentences of a report: verdicts, metrics of the models, data, cost."""
+"""Tables and sentences of a report: verdicts, metrics of the models, cost."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -204,47 +204,6 @@ def pair_tables(gathered: Gathered) -> list[ReportTable]:
 def format_value(value: object) -> str:
     """Return a value of a record as text."""
     return format_number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
-
-
-def data_table(gathered: Gathered) -> ReportTable:
-    """Return a table of every source: its rows, and the number of them in an epoch."""
-    rows = []
-    for run in gathered.runs:
-        for split in run.record.get("data", {}).values():
-            head, sources = [run.name, split.get("name", "")], split["sources"]
-            whole_split = {"rows": split.get("mixed") or split["kept"], "tokens": split["tokens"], "share": 1.0}
-            is_one = len(sources) == 1
-            for source in sources:
-                taken = whole_split if is_one else source.get("taken", {})
-                cells = amount_cells(source.get("rows", split["rows"]), taken)
-                rows.append([*head, dataset_title(source), *cells, dropped_cell(split) if is_one else ""])
-            if len(sources) > 1:
-                rows.append([*head, "all sources", *amount_cells(split["rows"], whole_split), dropped_cell(split)])
-    columns = ["Stage", "Split", "Source", "Rows", "In an epoch", "Share", "Tokens", "Dropped, truncated, faulty"]
-    return ReportTable("Training and evaluation data of each stage", columns, rows, range(3, 7))
-
-
-def amount_cells(given: int, taken: dict) -> list[str]:
-    """Return cells for the rows of a source, and for its rows, share and tokens in an epoch."""
-    share = f"{taken['share']:.0%}" if "share" in taken else "–"
-    return [format_count(given), format_count(taken.get("rows")), share, format_count(taken.get("tokens"))]
-
-
-def dataset_title(source: dict) -> str:
-    """Return the name of a dataset: its card, its Hub id or its file."""
-    if "held_out_of" in source:
-        return f"held out from {source['held_out_of']}"
-    if source.get("card"):
-        return source["card"]
-    path = str(source.get("path", "?"))
-    return path.rpartition("/")[2] if path.startswith(("/", ".")) else path
-
-
-def dropped_cell(split: dict) -> str:
-    """Return how many rows of a split were dropped, truncated or faulty, and why."""
-    cut = {"cut": split["cut"]} if split.get("cut") else {}
-    counts = {**split.get("dropped", {}), **cut, **split.get("faults", {})}
-    return ", ".join(f"{count:,} {why}" for why, count in counts.items()) or "none"
 
 
 def cost_table(gathered: Gathered) -> ReportTable:

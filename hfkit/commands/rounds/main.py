@@ -10,17 +10,19 @@ from pathlib import Path
 
 from hfkit.commands.label.export import RANKINGS_FILE
 from hfkit.commands.label.main import judge_rows
+from hfkit.commands.rounds.kept import kept_problems
 from hfkit.commands.rounds.plan import RoundsPlan, plan_rounds, with_keys
 from hfkit.commands.rounds.results import print_rounds, write_rounds
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.parsing import group_flags
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say
-from hfkit.core.errors import HfkitError
+from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.core.files import write_json_lines
 from hfkit.data.comparisons import COMPARISONS
 from hfkit.data.source_rows import source_form
 from hfkit.evaluation.sample import SAMPLES, sample
+from hfkit.records.record import read_record
 from hfkit.stages.pipeline import run_parsed
 from hfkit.stages.pipeline_file import Pipeline
 
@@ -34,6 +36,8 @@ def run_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> Path:
         ConfigError: before anything runs, with all problems.
     """
     plan = plan_rounds(pipeline, root, flags)
+    if problems := kept_problems(plan):
+        raise ConfigError(problems)
     for number, (stage, argv) in enumerate(plan.before.items(), 1):
         say(f"== before the rounds, {number}/{len(plan.before)}: {stage}")
         run_parsed(stage, argv, pipeline.stages[stage])
@@ -55,10 +59,12 @@ def run_round(plan: RoundsPlan, number: int, before: list[dict]) -> dict:
     policy = before[-1]["policy"] if before else plan.start
     say(f"{title} sample from {policy}")
     seed = plan.sample.seed + number - 1  # other prompts and responses in each round
-    sample(replace(plan.sample, models=[f"policy={policy}"], seed=seed, output_dir=str(folder / "samples")))
+    config = replace(plan.sample, models=[f"policy={policy}"], seed=seed, output_dir=str(folder / "samples"))
+    sample(config, keep=True)
     say(f"{title} label")
     rows = [DatasetEntry(path=str(folder / "samples" / SAMPLES))]
-    label = replace(plan.label, datasets=rows, output_dir=str(folder / "labels"), until_complete=True)
+    is_judged = read_record(folder / plan.reward) is not None  # then a judge that has changed adds no judgements
+    label = replace(plan.label, datasets=rows, output_dir=str(folder / "labels"), until_complete=True, export=is_judged)
     counts = judge_rows(label)["counts"]
     if not counts["rankings"]:
         raise HfkitError(

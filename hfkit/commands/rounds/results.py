@@ -8,15 +8,15 @@ from rich.table import Table
 
 from hfkit.commands.report.rounds import ROUNDS, measure_of, rows_of
 from hfkit.commands.rounds.plan import RoundsPlan
-from hfkit.config.evaluation import ArenaConfig, EvaluateConfig, split_name
+from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.config.registry import spec_of
 from hfkit.core.console import say
 from hfkit.core.files import hash_of, write_record
 from hfkit.core.tables import make_console
 from hfkit.evaluation.arena import arena
 from hfkit.evaluation.language_model import kl_metrics
-from hfkit.evaluation.prompts import load_prompts, shared_prompts
-from hfkit.evaluation.replies import REPLIES, SUBJECT_KEYS, Sampling, Subject, load_or_sample
+from hfkit.evaluation.prompts import SharedPrompts, load_models_and_prompts
+from hfkit.evaluation.replies import REPLIES, Sampling, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.precision import dtype_to_evaluate
 from hfkit.records.environment import environment
@@ -43,9 +43,11 @@ def write_rounds(plan: RoundsPlan, rounds: list[dict]) -> dict:
     judge = None
     if plan.evaluate:
         models = [f"{one['name']}={one['policy']}" for one in found]
-        config = replace(plan.evaluate, models=models, output_dir=str(plan.root / "arena"))
-        measured = arena(config)
-        judge, kls = measured["judge"], kls_to_first(config)
+        changes = {"output_dir": str(plan.root / "arena"), "dtype": dtype_to_evaluate(plan.evaluate.dtype)}
+        config = replace(plan.evaluate, models=models, **changes)
+        given = load_models_and_prompts(config, config.reward_columns)
+        measured = arena(config, given)
+        judge, kls = measured["judge"], kls_to_first(config, given)
         rated = {model["name"]: model for model in measured["models"]}
         keys = ("score", "score_low", "score_high", "rating", "low", "high")
         for one in found:
@@ -63,19 +65,15 @@ def write_rounds(plan: RoundsPlan, rounds: list[dict]) -> dict:
     return result
 
 
-def kls_to_first(config: ArenaConfig) -> dict[str, dict[str, float]]:
+def kls_to_first(config: ArenaConfig, given: SharedPrompts) -> dict[str, dict[str, float]]:
     """Return the KL of each model of an arena to the first one, on the arena's responses; {} if these are greedy."""
-    config = replace(config, dtype=dtype_to_evaluate(config.dtype))
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
-    options = {name: getattr(config, name) for name in SUBJECT_KEYS}
-    subjects = [Subject(*split_name(given), **options) for given in config.models]
-    rows, stats = load_prompts(config.prompts, config.max_prompts, config.seed, config.reward_columns)
-    _, prompts = shared_prompts(rows, subjects, config.max_prompt_length, config.response_length, stats)
     sampling = Sampling(config.response_length, config.temperature, config.seed)
     replies, saved = ResultsFile(folder / REPLIES), ResultsFile(folder / KLS)
-    first, found = subjects[0], {}
-    for subject in subjects[1:]:
-        ids = prompts[subject.name]
+    first, *others = given.subjects
+    found = {}
+    for subject in others:
+        ids = given.ids[subject.name]
         key = hash_of([first.identity, subject.identity, vars(sampling), ids])
         if key not in saved:
             sampled = load_or_sample(subject, ids, sampling, replies, size)

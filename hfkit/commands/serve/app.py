@@ -96,7 +96,7 @@ class Answer:
             if event.tool_calls:
                 yield self.chunk({"tool_calls": [{"index": at, **call} for at, call in enumerate(event.tool_calls)]})
             yield self.chunk({}, event.reason)
-            if self.request.include_usage:
+            if self.request.stream_options.include_usage:
                 yield sse(self.envelope([], chunk=True) | {"usage": self.usage(event)})
             yield "data: [DONE]\n\n"
         finally:
@@ -106,7 +106,9 @@ class Answer:
         """Return a piece of the response as a server-sent event."""
         shown = {"delta": delta} if self.request.is_chat else {"text": delta.get("content", "")}
         choice = {"index": 0, **shown, "logprobs": None, "finish_reason": ending}
-        return sse(self.envelope([choice], chunk=True) | ({"usage": None} if self.request.include_usage else {}))
+        return sse(
+            self.envelope([choice], chunk=True) | ({"usage": None} if self.request.stream_options.include_usage else {})
+        )
 
     def envelope(self, choices: list[dict], chunk: bool) -> dict:
         """Return the fields that all objects of a response have."""
@@ -218,15 +220,13 @@ def add_error_handlers(app: FastAPI) -> None:
     async def on_api_error(request: HTTPRequest, error: ApiError) -> Response:
         return JSONResponse(error.content(), error.status, {"Retry-After": "1"} if error.status == 503 else None)
 
-    @app.exception_handler(BodyError)
-    async def on_body_error(request: HTTPRequest, error: BodyError) -> Response:
-        answer = ApiError(error.status_code, error.detail, code=error.code)
-        return JSONResponse(answer.content(), error.status_code, error.headers)
-
     @app.exception_handler(HTTPException)
     async def on_http_error(request: HTTPRequest, error: HTTPException) -> Response:
-        hint = ": start the server with --feedback FILE" if request.url.path == "/v1/feedback" else ""
-        answer = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}{hint}")
+        message, code = error.detail, getattr(error, "code", None)
+        if not isinstance(error, BodyError):
+            hint = ": start the server with --feedback FILE" if request.url.path == "/v1/feedback" else ""
+            message = f"{request.method} {request.url.path}: {message}{hint}"
+        answer = ApiError(error.status_code, message, code=code)
         return JSONResponse(answer.content(), error.status_code, error.headers)
 
     @app.exception_handler(ClientDisconnect)

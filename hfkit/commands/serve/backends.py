@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -58,19 +57,20 @@ class Generated:
     raw: str = ""
 
 
-class ServingBackend(Protocol):
-    """Generates the responses of a server."""
+class ServingBackend:
+    """Generates the responses of a server.
+
+    Attributes:
+        most_at_once: how many responses it generates at a time.
+    """
 
     name: str
-    most_at_once: int
-    """How many responses it generates at a time."""
-
-    @property
-    def models(self) -> dict[str, ServedModel]:
-        """The models by name."""
+    most_at_once = 1
+    models: dict[str, ServedModel]
 
     def generate(self, work: Generation) -> Generated:
         """Generate a response."""
+        raise NotImplementedError
 
     def require_alive(self) -> None:
         """Raise HfkitError if it cannot generate any more."""
@@ -79,7 +79,7 @@ class ServingBackend(Protocol):
         """Free what it holds outside this process."""
 
 
-class TransformersBackend:
+class TransformersBackend(ServingBackend):
     """Generates in this process. The adapters of one base share it.
 
     Args:
@@ -88,7 +88,6 @@ class TransformersBackend:
     """
 
     name = "transformers"
-    most_at_once = 1
 
     def __init__(self, paths: dict[str, str], loaded: LoadedModels):
         self.chat_models: dict[str, ChatModel] = {name: loaded.add(path) for name, path in paths.items()}
@@ -106,9 +105,3 @@ class TransformersBackend:
         torch.manual_seed(secrets.randbits(63) if request.seed is None else request.seed)
         chat_model = self.chat_models[model.name]
         return work.generated(chat_model.generate_ids(work.ids, config, work.streamer(), work.is_ended))
-
-    def require_alive(self) -> None:
-        """Do nothing: it is this process."""
-
-    def close(self) -> None:
-        """Do nothing: the weights go with the process."""

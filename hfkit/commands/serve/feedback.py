@@ -2,6 +2,7 @@
 
 A thumb is a row `{prompt, completion, label}`. A correction is two: the corrected response is good, the model's is not.
 So `hfkit sft` trains on the good responses, and `hfkit reward` on pairs of a good and a bad one to the same prompt.
+`hfkit label` shows rows with the same id together.
 """
 
 import json
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
+from uuid import uuid4
 
 from pydantic import Field, StringConstraints
 
@@ -121,7 +123,10 @@ def feedback_rows(given: Feedback, answered: Answered) -> list[dict]:
         raise ApiError(400, "correction: a response that is good as it is needs none", "correction")
     tools = {"tools": json.dumps(answered.tools, ensure_ascii=False)} if answered.tools else {}
     common = {"prompt": with_json_arguments(answered.prompt), **tools, "model": answered.model}
-    common |= {"id": given.id or "", "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    common |= {
+        "id": given.id or f"feedback-{uuid4().hex}",
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
     row = {"completion": answered.completion, "label": given.rating == "up", "flags": given.flags, "note": given.note}
     rows = [{**common, **row}]
     if given.correction is not None:

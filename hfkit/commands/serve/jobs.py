@@ -170,8 +170,8 @@ class Jobs:
         request, model = job.request, job.model
         require_wanted(job)
         job.report(Started(len(ids)))
-        text = ResponseText(request.stop_texts, request.is_chat, (lambda piece: None) if request.tools else job.report)
-        length = request.max_tokens or self.length
+        text = ResponseText(request.stop, request.is_chat, (lambda piece: None) if request.tools else job.report)
+        length = request.longest or self.length
         length = length if model.context is None else min(length, model.context - len(ids))
 
         def is_ended() -> bool:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.commands.chat.models import require_language_model
 from hfkit.commands.serve.errors import ApiError
 from hfkit.commands.serve.requests import Request
 from hfkit.commands.serve.tool_calls import supports_tools
@@ -52,12 +51,6 @@ def name_models(given: list[str]) -> dict[str, str]:
             raise ConfigError([Problem("model", name, remedy)], "the command line")
         named[name] = path
     return named
-
-
-def require_language_models(named: dict[str, str]) -> None:
-    """Raise HfkitError if one of the paths cannot be a language model."""
-    for path in named.values():
-        require_language_model(path)
 
 
 def find_model(models: dict[str, ServedModel], name: str) -> ServedModel:

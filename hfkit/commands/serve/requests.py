@@ -1,9 +1,8 @@
 """Reads and validates the JSON of a request for a response."""
 
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from hfkit.commands.serve.errors import ApiError
 from hfkit.commands.web.fields import FieldError, Given, JsonFields, read_fields
@@ -44,14 +43,29 @@ class StreamOptions(JsonFields):
     include_usage: bool = False
 
 
-class ResponseSettings(JsonFields):
-    """The settings of a response that requests for chats and for completions share."""
+class Request(JsonFields):
+    """A request for one response: the fields of the JSON, and what hfkit makes of its messages.
 
+    Attributes:
+        prompt: messages, or for a completion text or token ids.
+        tools: JSON schemas of functions for the chat template, or None.
+        variables: of the chat template.
+        temperature: 0 is greedy.
+        stop: texts that end the response and are not part of it.
+        stream: whether the response is sent in pieces.
+    """
+
+    prompt: Any
+    tools: Any = None
+    variables: dict = {}
+    is_chat: bool = True
     model: str = ""
     max_tokens: Length = None
     max_completion_tokens: Length = None
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    temperature: Annotated[
+        float, Field(ge=0, le=2), AfterValidator(lambda given: given if given >= GREEDY else 0.0)
+    ] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1), AfterValidator(lambda given: max(given, LOWEST_TOP_P))] = 1.0
     seed: Annotated[int, Field(gt=-(2**63), lt=2**63)] | None = None
     stop: Annotated[
         list[StopText], Field(max_length=16), BeforeValidator(lambda one: [one] if isinstance(one, str) else one)
@@ -59,35 +73,10 @@ class ResponseSettings(JsonFields):
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 
-
-@dataclass(frozen=True)
-class Request:
-    """A request for one response.
-
-    Args:
-        model: its name.
-        prompt: messages, or for a completion text or token ids.
-        tools: JSON schemas of functions for the chat template, or None.
-        variables: of the chat template.
-        max_tokens: most tokens of the response; None: the server's default.
-        temperature: 0 is greedy.
-        stop_texts: texts that end the response and are not part of it.
-        stream: whether the response is sent in pieces.
-        include_usage: whether the last piece has the numbers of tokens.
-    """
-
-    model: str
-    prompt: Messages | str | list[int]
-    tools: list[dict] | None = None
-    variables: dict = field(default_factory=dict)
-    max_tokens: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop_texts: tuple[str, ...] = ()
-    stream: bool = False
-    include_usage: bool = False
-    is_chat: bool = True
+    @property
+    def longest(self) -> int | None:
+        """The most tokens of the response; None: the server's default."""
+        return self.max_completion_tokens or self.max_tokens
 
 
 def read_chat(body: dict, system: str | None = None) -> Request:
@@ -109,11 +98,8 @@ def read_chat(body: dict, system: str | None = None) -> Request:
     choice = body.get("tool_choice") or "auto"
     if choice not in ("auto", "none"):
         raise ApiError(400, f"tool_choice: {choice!r} is not supported: send 'auto' or 'none'", "tool_choice")
-    return Request(
-        prompt=messages,
-        tools=tools if choice == "auto" else None,
-        variables=variables,
-        **read_settings(body),
+    return read_request(
+        body, prompt=messages, tools=tools if choice == "auto" else None, variables=variables, is_chat=True
     )
 
 
@@ -129,7 +115,8 @@ def read_completion(body: dict) -> Request:
     is_ids = isinstance(prompt, list) and all(type(one) is int and one >= 0 for one in prompt)
     if not prompt or not (isinstance(prompt, str) or is_ids):
         raise ApiError(400, "prompt: expected a text, or a list of token ids", "prompt")
-    return Request(prompt=prompt, is_chat=False, **read_settings({**body, "max_completion_tokens": None}))
+    not_read = {"tools": None, "variables": None, "max_completion_tokens": None}
+    return read_request(body, prompt=prompt, is_chat=False, **not_read)
 
 
 def read_messages(given: object, param: str) -> Messages:
@@ -156,8 +143,8 @@ def read_messages(given: object, param: str) -> Messages:
         raise ApiError(400, f"{param}: a message {error}", param) from error
 
 
-def read_settings(body: dict) -> dict[str, Any]:
-    """Return the fields of `Request` that both kinds of requests have.
+def read_request(body: dict, **own: Any) -> Request:
+    """Return a request with fields that are not the client's.
 
     Raises:
         ApiError: a field is invalid or not supported.
@@ -166,17 +153,7 @@ def read_settings(body: dict) -> dict[str, Any]:
         allowed = neutral if isinstance(neutral, tuple) else (neutral,)
         if body.get(name) is not None and body[name] not in allowed:
             raise ApiError(400, f"{name}: {body[name]!r} is not supported: leave it out", name, "unsupported_parameter")
-    given = read_valid(ResponseSettings, body)
-    return {
-        "model": given.model,
-        "max_tokens": given.max_completion_tokens or given.max_tokens,
-        "temperature": given.temperature if given.temperature >= GREEDY else 0.0,
-        "top_p": max(given.top_p, LOWEST_TOP_P),
-        "seed": given.seed,
-        "stop_texts": tuple(given.stop),
-        "stream": given.stream,
-        "include_usage": given.stream_options.include_usage,
-    }
+    return read_valid(Request, body | own)
 
 
 def read_valid(kind: type[Given], body: dict) -> Given:

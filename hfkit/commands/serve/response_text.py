@@ -1,6 +1,6 @@
 """The text of a response while it is generated: ends it at a stop text, and strips white space around it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class ResponseText:
@@ -14,7 +14,7 @@ class ResponseText:
         write: called with each piece.
     """
 
-    def __init__(self, stop_texts: tuple[str, ...], strips: bool, write: Callable[[str], None]):
+    def __init__(self, stop_texts: Sequence[str], strips: bool, write: Callable[[str], None]):
         self.stop_texts, self.strips, self.write = stop_texts, strips, write
         self.text, self.pending, self.is_stopped = "", "", False
 

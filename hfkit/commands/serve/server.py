@@ -5,13 +5,13 @@ from argparse import Namespace
 from pathlib import Path
 
 from hfkit.commands.chat.main import parse_template_kwargs
-from hfkit.commands.chat.models import LoadedModels
+from hfkit.commands.chat.models import LoadedModels, require_language_model
 from hfkit.commands.serve.app import build_app
 from hfkit.commands.serve.backends import TransformersBackend
 from hfkit.commands.serve.feedback import FeedbackFile
 from hfkit.commands.serve.guard import KEY_VARIABLE, read_api_key
 from hfkit.commands.serve.jobs import Jobs
-from hfkit.commands.serve.models import name_models, require_language_models
+from hfkit.commands.serve.models import name_models
 from hfkit.commands.serve.vllm import VLLMBackend, chosen_backend
 from hfkit.commands.web.hosts import is_this_machine
 from hfkit.commands.web.server import ServerThread, address_of, open_socket
@@ -33,7 +33,8 @@ def serve(given: Namespace) -> None:
         remedy = f"other machines can connect: set a key with --api_key_file FILE or {KEY_VARIABLE}"
         raise ConfigError([Problem("--host", given.host, remedy)], "the command line")
     variables = parse_template_kwargs(given.chat_template_kwargs)
-    require_language_models(paths)
+    for path in paths.values():
+        require_language_model(path)
     kind = chosen_backend(given.backend, paths)
     with open_socket(given.host, given.port) as listener:
         feedback = FeedbackFile(Path(given.feedback)) if given.feedback else None

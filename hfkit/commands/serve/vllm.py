@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.export.vllm import LORA_RANKS, require_served
-from hfkit.commands.serve.backends import Generated, Generation
+from hfkit.commands.serve.backends import Generated, Generation, ServingBackend
 from hfkit.commands.serve.guard import KEY_VARIABLE
 from hfkit.commands.serve.models import ServedModel
 from hfkit.core.console import warn
@@ -94,13 +94,13 @@ def base_source(sources: list[Source]) -> Source:
     return next((source for source in sources if source.adapter is None), sources[0])
 
 
-def uds_command(program: str, paths: dict[str, str], dtype: str, context: int | None, uds: str) -> list[str]:
+def uds_command(program: str, sources: dict[str, Source], dtype: str, context: int | None, uds: str) -> list[str]:
     """Return the command of the vLLM server.
 
     Args:
+        sources: of the models by name.
         uds: the Unix socket on which it listens.
     """
-    sources = {name: Source.of(path) for name, path in paths.items()}
     first = base_source([*sources.values()])
     full = [name for name, source in sources.items() if source.adapter is None] or [BASE]
     base = local_folder(first.base, first.base_revision, LOADED_FILES)
@@ -119,7 +119,7 @@ def uds_command(program: str, paths: dict[str, str], dtype: str, context: int | 
     return command
 
 
-class VLLMBackend:
+class VLLMBackend(ServingBackend):
     """A vLLM server, which ends with this object.
 
     Args:
@@ -148,7 +148,7 @@ class VLLMBackend:
             self.models[name] = ServedModel(name, tokenizer, context, stop_ids(generation, tokenizer))
         self.folder = tempfile.TemporaryDirectory(prefix="hfkit-vllm-")  # only this user can open it
         self.socket = str(Path(self.folder.name) / "socket")
-        command = uds_command(find_vllm() or "vllm", paths, loaded.dtype, context, self.socket)
+        command = uds_command(find_vllm() or "vllm", sources, loaded.dtype, context, self.socket)
         environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE} | PRIVATE
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
         try:

@@ -14,7 +14,7 @@ from hfkit.core.masking import without_secrets
 from hfkit.hub.cards.hand_edits import README, ParsedCard, read_card, regenerate_card, short_hash, with_edit_hash
 from hfkit.hub.cards.licenses import NO_LICENSE
 from hfkit.hub.cards.limitations import limitations_section
-from hfkit.hub.cards.markdown import fenced, markdown_table
+from hfkit.hub.cards.markdown import escape_markdown, fenced, markdown_table, quoted
 from hfkit.hub.cards.metric_descriptions import describe_metric, metric_text, numbers_in
 from hfkit.hub.cards.model_metadata import model_metadata
 from hfkit.hub.cards.run_info import RunInfo, dataset_id, hub_id, model_name
@@ -132,19 +132,28 @@ def samples_section(info: RunInfo) -> str:
     """Return responses to held-out prompts before and after training, if the run wrote samples."""
     file = info.folder / "samples.jsonl"
     lines = file.read_text(encoding="utf-8").split("\n")[:-1][:CARD_SAMPLES] if file.is_file() else []
-    texts = [
-        f"prompt: {sample['prompt'].strip()}\n{sampled(sample, 'before')}\n{sampled(sample, 'after')}"
-        for sample in map(json.loads, lines)
-    ]
-    if not texts:
-        return ""
-    return "Responses to the first held-out prompts, not hand-picked:\n\n" + fenced("\n\n".join(texts), "text")
+    parts = ["Responses to the first held-out prompts, not hand-picked:"] * bool(lines)
+    for number, sample in enumerate(map(json.loads, lines), 1):
+        parts += [
+            f"**Prompt {number}**",
+            quoted_prompt(sample),
+            *(sampled(sample, when) for when in ("before", "after")),
+        ]
+    return "\n\n".join(parts)
+
+
+def quoted_prompt(sample: dict) -> str:
+    """Return the messages of a sample's prompt with their roles; if they are unknown, the text that the model reads."""
+    turns = [(one["role"], one["content"]) for one in sample.get("messages") or []]
+    turns = turns or [("as the model reads it", sample["prompt"])]
+    return "\n>\n".join(quoted(text.strip(), f"**{escape_markdown(role)}:** ") for role, text in turns)
 
 
 def sampled(sample: dict, when: str) -> str:
     """Return the response of a sample before or after training, with its reward if it has one."""
     reward = sample.get(f"reward_{when}")
-    return f"{when}{'' if reward is None else f' (reward {reward:.2f})'}: {sample[when].strip()}"
+    scored = "" if reward is None else f" (reward {reward:.2f})"
+    return f"Response {when} training{scored}:\n\n{quoted(sample[when].strip() or '(empty)')}"
 
 
 def data_section(info: RunInfo) -> str:

@@ -243,11 +243,15 @@ def loss_bytes(decoder: Decoder, tokens: int) -> int:
     return 3 * tokens * decoder.vocab * FP32
 
 
+def chunk_tokens(decoder: Decoder, run: Pass) -> int:
+    """Return the tokens whose logits are in memory at once (`token_predictions.chunk_size`)."""
+    return max(1, chunk_logits("cuda" if run.on_gpu else "cpu", trains_head=run.full) // decoder.vocab)
+
+
 def chunked_loss_bytes(decoder: Decoder, run: Pass) -> int:
     """Return the bytes of the cross-entropy of a chunk (`token_predictions.chunk_logits`): as of `loss_bytes`, and the
     logits in 16 bits where the head computes in them."""
-    logits = chunk_logits("cuda" if run.on_gpu else "cpu", trains_head=run.full)
-    tokens = min(run.tokens, max(1, logits // decoder.vocab))
+    tokens = min(run.tokens, chunk_tokens(decoder, run))
     return loss_bytes(decoder, tokens) + (tokens * decoder.vocab * BF16 if run.inner == BF16 else 0)
 
 
@@ -258,13 +262,14 @@ def preference_loss_bytes(decoder: Decoder, run: Pass) -> int:
 
 
 def policy_loss_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
-    """Return the bytes of PPO's loss on the tokens of the responses: logits over the temperature and two gradients in
-    fp32, under autocast also the head's bf16 output."""
-    return replies * decoder.vocab * (3 * FP32 + (BF16 if run.half else 0))
+    """Return the bytes of PPO's loss on a chunk of the tokens of the responses: logits over the temperature and two
+    gradients in fp32, under autocast also the head's bf16 output."""
+    return min(replies, chunk_tokens(decoder, run)) * decoder.vocab * (3 * FP32 + (BF16 if run.half else 0))
 
 
 def scoring_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
-    """Return the bytes of scoring log-probabilities: a layer, then the logits before and after the temperature."""
+    """Return the bytes of scoring log-probabilities: a layer, then a chunk of logits with and without temperature."""
+    replies = min(replies, chunk_tokens(decoder, run))
     return max(inference_bytes(decoder, run), replies * decoder.vocab * (FP32 + max(run.inner, FP32)))
 
 

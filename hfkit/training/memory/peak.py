@@ -147,12 +147,15 @@ def ppo_phases(
     """
     config, length = stage.config, stage.row_length
     policy, value = roles[0], roles[-1]
-    size = config.per_device_train_batch_size
-    replies = size * config.response_length
-    accumulated = gradients if config.gradient_accumulation_steps > 1 else 0
+    tokens = micro_batch_tokens(stage.spec, config)
+    size = ceil(tokens / length)
+    # prompts may be short, so that more rows fill the tokens
+    replies = size * config.response_length if config.max_tokens_per_micro_batch is None else tokens
+    accumulated = gradients if tokens < step_tokens(stage.spec, config) else 0
     run = training_pass(stage, policy, size, length, device)
     logits = formulas.policy_loss_bytes(policy.decoder, run, replies)
-    rows = min(size * config.gradient_accumulation_steps, config.local_rollout_forward_batch_size)
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    rows = min(batch, config.local_rollout_forward_batch_size)
     rollout = rollout_bytes(stage, roles, replace(run, rows=rows), device, launch)
     half = computes_in_half(stage)
     whole = [gathered_size(role.weights, half) if launch.shares_weights else 0 for role in roles]
@@ -170,9 +173,10 @@ def ppo_phases(
         phases[f"{role.name} backward"] = layers.backward(kept + accumulated, gradients, backward)
         activations = max(activations, kept + backward)
     if config.ptx_coef:
-        run = training_pass(stage, policy, size, config.ptx_max_length, device)
+        rows = max(1, ceil(tokens / config.ptx_max_length)) if config.max_tokens_per_micro_batch else size
+        run = training_pass(stage, policy, rows, config.ptx_max_length, device)
         loss = formulas.loss_bytes(policy.decoder, run.tokens)
-        phases["ptx loss"] = formulas.kept_bytes(policy.decoder, run) + loss + accumulated
+        phases["ptx loss"] = formulas.kept_bytes(policy.decoder, run) + loss + gradients
     return activations, logits, phases
 
 

@@ -24,15 +24,26 @@ def micro_batch_tokens(spec: StageSpec, config, replies: int = 1) -> int:
         replies: the most sequences of a row.
     """
     row = replies * row_length(spec, config)
-    limit = None if spec.loop == "ppo" or joins_rows(config) else max_tokens(config, row, 1)
+    limit = None if joins_rows(config) else max_tokens(config, row)
     if limit is None:
         return config.per_device_train_batch_size * row
-    return max(row, min(limit, step_tokens(spec, config, replies)))
+    return max(row, min(limit, shared_tokens(spec, config, replies)))
+
+
+def shared_tokens(spec: StageSpec, config, replies: int = 1) -> int:
+    """Return the tokens of the rows that can share a micro-batch, padding included.
+
+    TRL computes the batches of a step of GRPO and RLOO one after the other.
+    """
+    if spec.loop == "ppo" or not spec.samples_replies:
+        return step_tokens(spec, config, replies)
+    return config.per_device_train_batch_size * replies * row_length(spec, config)
 
 
 def step_tokens(spec: StageSpec, config, replies: int = 1) -> int:
     """Return the most tokens of one device in an optimizer step, padding included."""
     rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    rows //= getattr(config, "num_mini_batches", 1)
     return rows * replies * row_length(spec, config)
 
 

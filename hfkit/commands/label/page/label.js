@@ -3,7 +3,7 @@
 import * as ranking from "./ranking.js";
 import { startDrags } from "./dragging.js";
 import { buildCard, placeCards, renderCard } from "./cards.js";
-import { element, guideNodes, moveSmoothly, reveal, textBlock } from "./showing.js";
+import { element, moveSmoothly, reveal, textBlock } from "./showing.js";
 import { Kept, newId, Rejected, request, Sender } from "./sending.js";
 
 const by = (id) => document.getElementById(id);
@@ -12,8 +12,9 @@ const settings = new Kept("settings");
 let setup, kept, sender, cards = [];
 const state = {
   labeler: null, row: null, progress: null, isBusy: false, chosen: null, openFlags: null,
-  order: ranking.empty(0), bad: false, answer: null, note: null, flags: [], seconds: 0,
+  order: ranking.empty(0), good: false, bad: false, answer: null, note: null, flags: [], seconds: 0,
 };
+const DRAFT = ["order", "good", "bad", "answer", "note", "flags", "seconds"]; // what is kept of a row
 
 // Start, and log in
 
@@ -21,7 +22,7 @@ async function start() {
   setup = await request("/api/setup", undefined, showOutage);
   document.title = `${setup.title}: labels`;
   by("title").textContent = setup.title;
-  by("guide-text").append(...guideNodes(setup.guide));
+  by("guide-text").innerHTML = setup.guide; // made by the server, in which HTML is text
   by("guide").hidden = !setup.guide;
   document.body.classList.toggle("guided", Boolean(setup.guide));
   by("shortcuts").checked = settings.get("shortcuts") ?? true;
@@ -101,7 +102,7 @@ function take({ row, ...progress }) {
   lastTick = performance.now();
   history.replaceState(null, "", location.pathname);
   if (row) {
-    restore(kept.get(`draft/${row.row}`) || draftOf(row));
+    Object.assign(state, draftOf(row), kept.get(`draft/${row.row}`));
     show("work");
     buildRow();
     render(false);
@@ -124,6 +125,7 @@ function draftOf({ replies, judgement }) {
   const own = judgement && judgement.kind !== "skip" ? judgement : null;
   return {
     order: own?.ranks ? ranking.fromRanks(replies.map(({ index }) => own.ranks[index])) : ranking.empty(replies.length),
+    good: replies.length === 1 && Boolean(own) && !own.all_bad && !own.answer,
     bad: own?.all_bad || false,
     answer: own?.answer ?? (replies.length ? null : ""),
     note: own?.note || null,
@@ -132,20 +134,16 @@ function draftOf({ replies, judgement }) {
   };
 }
 
-function restore({ order, bad, answer, note, flags, seconds }) {
-  Object.assign(state, { order, bad, answer, note, flags, seconds });
-}
-
 function keepDraft() {
-  const { row, order, bad, answer, note, flags, seconds } = state;
-  if (row) kept.set(`draft/${row.row}`, { order, bad, answer, note, flags, seconds });
+  if (state.row) kept.set(`draft/${state.row.row}`, Object.fromEntries(DRAFT.map((name) => [name, state[name]])));
 }
 
 /** Why the row cannot be submitted yet, or "". */
 function missing() {
-  const { row, order, bad } = state;
+  const { row, order, good, bad } = state;
   const count = row.replies.length, left = order.rest.length;
   if (!count) return writtenAnswer() ? "" : "Write the answer";
+  if (count === 1) return good || bad || writtenAnswer() ? "" : "Mark as good or bad";
   if (bad || !left || (left === count && writtenAnswer())) return "";
   return left === count ? "Rank the responses" : `${left} left to rank`;
 }
@@ -238,6 +236,7 @@ function buildRow() {
   by("responses").hidden = !replies.length;
   by("responses").classList.toggle("alone", replies.length === 1);
   by("responses-title").textContent = replies.length > 1 ? "Responses" : "Response";
+  by("good").hidden = replies.length !== 1;
   by("bad").hidden = by("write").hidden = !replies.length;
   by("remove-answer").hidden = !replies.length;
   by("rest").replaceChildren();
@@ -266,6 +265,7 @@ function render(isAnimated = true) {
   by("rest-title").hidden = !order.rest.length || !order.ranked.length;
   by("responses").classList.toggle("bad", state.bad);
   by("hint").textContent = hintText(row.replies.length);
+  by("good").ariaPressed = String(state.good);
   by("bad").ariaPressed = String(state.bad);
   for (const [button, name] of [["write", "answer"], ["add-note", "note"]]) {
     by(button).ariaExpanded = String(state[name] !== null);
@@ -279,7 +279,7 @@ function render(isAnimated = true) {
 }
 
 function hintText(count) {
-  if (count === 1) return state.bad ? "Marked as bad." : "Submit it if it is good. Else mark it as bad, or correct it.";
+  if (count === 1) return "Mark it as good or bad, or correct it.";
   if (state.bad) return "All are marked as bad. Ranks are optional.";
   if (state.order.rest.length < count) return "";
   const act = finePointer.matches ? `Press ${count > 2 ? "the numbers" : "1 or 2"}` : "Tap the circles";
@@ -402,7 +402,8 @@ const KEYS = {
   t: () => onChosen((one) => change(ranking.toggleTie(state.order, one), one, true)),
   r: () => change(ranking.tieRest(state.order)),
   Backspace: () => change(ranking.clearFrom(state.order, state.order.ranked.length - 1)),
-  b: () => state.row.replies.length && set({ bad: !state.bad }),
+  g: () => state.row.replies.length === 1 && set({ good: !state.good, bad: false }),
+  b: () => state.row.replies.length && set({ bad: !state.bad, good: false }),
   e: () => writeAnswer(),
   n: addNote,
   f: () => onChosen(showFlags),
@@ -460,7 +461,7 @@ function onDigit(digit) {
 
 document.addEventListener("keydown", onKey);
 const BUTTONS = {
-  bad: "b", write: "e", "add-note": "n", "tie-rest": "r", skip: "s", undo: "u", "undo-last": "u", "help-button": "?",
+  good: "g", bad: "b", write: "e", "add-note": "n", "tie-rest": "r", skip: "s", undo: "u", "undo-last": "u", "help-button": "?",
 };
 for (const [id, key] of Object.entries(BUTTONS)) by(id).onclick = () => KEYS[key]();
 by("login").addEventListener("submit", logIn);

@@ -1,7 +1,6 @@
 // Builds nodes: text always becomes text, never HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
-const GUIDE_TAGS = "P UL OL LI EM STRONG CODE PRE BLOCKQUOTE HR BR TABLE THEAD TBODY TR TH TD".split(" ");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 /** An element with properties and children (nodes or texts). */
@@ -41,22 +40,6 @@ export function textBlock(content) {
     else text.classList.remove("clamped");
   });
   return [text, more];
-}
-
-/** The guide's HTML as new nodes: only tags of text and safe links, without other attributes. */
-export function guideNodes(html) {
-  const copy = (node) => {
-    if (node.nodeType === Node.TEXT_NODE) return [document.createTextNode(node.data)];
-    if (node.nodeType !== Node.ELEMENT_NODE) return [];
-    const children = [...node.childNodes].flatMap(copy);
-    if (node.tagName === "A" && /^(https?:|mailto:)/i.test(node.getAttribute("href") || "")) {
-      const link = { href: node.getAttribute("href"), target: "_blank", rel: "noopener noreferrer" };
-      return [element("a", link, ...children)];
-    }
-    if (/^H[1-6]$/.test(node.tagName)) return [element("h3", {}, ...children)];
-    return GUIDE_TAGS.includes(node.tagName) ? [element(node.tagName, {}, ...children)] : children;
-  };
-  return [...new DOMParser().parseFromString(html || "", "text/html").body.childNodes].flatMap(copy);
 }
 
 /** Scroll so that a node is visible, or its start if it is too long. */
