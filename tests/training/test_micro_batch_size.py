@@ -114,11 +114,11 @@ def test_batches_that_a_trainer_computes_whole_do_not_shrink(
     assert not decide_checkpointing(decide_micro_batch(cut, room), room)[1].enabled
 
 
-def test_weights_that_are_gathered_for_each_micro_batch_leave_it_as_large(folder_of, tmp_path):
+def test_weights_that_are_gathered_for_each_micro_batch_leave_it_as_large(llama_8b, tmp_path):
     """Under DDP, smaller micro-batches of the same stage send nothing more, and keep their activations."""
     options = {"gradient_accumulation_steps": 2, "gradient_checkpointing": None, "per_device_train_batch_size": 32}
     card = gpu_of(141 * 10**9)
-    stage = plan_8b(folder_of, tmp_path, card, **options)
+    stage = plan_8b(llama_8b, tmp_path, card, **options)
     assert decided_tokens(stage, card, Launch(2, "ddp")) == 8 * 1024
     assert decided_tokens(stage, card, Launch(2, "fsdp2")) is None
 
