@@ -14,6 +14,11 @@ def names(prompts, replies, answer, rank) -> list[float]:
     ]
 
 
+def constant(prompts, replies, **columns) -> list[float]:
+    """A reward function that tells no response from another."""
+    return [0.1] * len(replies)
+
+
 def careless(prompts, replies, answer) -> list[float]:
     raise KeyError("colour")
 

@@ -95,6 +95,9 @@ class ExperienceMaker:
         if len(score_parts) > 2:  # the total is a sum of several
             per_reply |= {f"objective/score_{name}": part for name, part in score_parts.items() if name != "total"}
         metrics = {name: float(self.accelerator.gather(part.float()).mean()) for name, part in per_reply.items()}
+        all_scores = self.accelerator.gather(score_parts["total"])
+        if len(all_scores) > 1:  # the difference makes the deviation of equal scores exactly 0
+            metrics["objective/scores_std"] = float((all_scores - all_scores[0]).std(correction=0))
         entropies, all_values, all_returns, mask = (  # of all processes, padded with 0 to the longest response
             self.accelerator.gather(self.accelerator.pad_across_processes(one, dim=1))
             for one in (entropies, values, returns, tokens.mask.long())

@@ -26,7 +26,11 @@ WARNINGS = {
     "of the loss, so the update trained nothing: raise response_length, or set missing_eos_penalty instead",
     "equal": "all responses to each prompt got the same reward in the last {updates} updates, which teaches nothing: "
     "check the reward on rollouts.jsonl (sample_steps: 1), or raise num_generations or temperature",
+    "constant": "all responses got the same reward in the last {updates} updates, which teaches nothing: check the "
+    "reward on rollouts.jsonl (sample_steps: 1), and raise temperature if the responses are equal too",
 }
+STEADY = {"equal": ("frac_reward_zero_std", 1.0), "constant": ("objective/scores_std", 0.0)}
+"""Signs of a metric that has the same value in `WINDOW` updates in a row."""
 
 
 def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -101,7 +105,7 @@ class TrainingMonitor:
         first, last = mean_metrics(self.history[:WINDOW]), mean_metrics(self.history[-WINDOW:])
         found = signs_between(first, last) if len(self.history) == 2 * WINDOW else set()
         found |= {"truncated"} if self.masks_truncated and self.are_last("val/ended", 0.0, 1) else set()
-        found |= {"equal"} if self.are_last("frac_reward_zero_std", 1.0) else set()
+        found |= {sign for sign, (name, value) in STEADY.items() if self.are_last(name, value)}
         keys = {"penalty": self.penalty, "bonus": self.bonus, "updates": WINDOW}
         texts = {sign: text.format(first=first, last=last, **keys) for sign, text in WARNINGS.items() if sign in found}
         new = [text for sign, text in texts.items() if sign not in self.reported]

@@ -103,9 +103,17 @@ def test_truncated_responses_that_are_trained_on_are_no_sign():
     assert monitor.stop_reason(HEALTHY) is None
 
 
-def test_rewards_without_differences_are_reported_and_do_not_stop_the_run():
-    monitor, equal = TrainingMonitor(max_kl=20.0), {"frac_reward_zero_std": 1.0}
-    assert signs_of(monitor, *[equal] * (WINDOW - 1), {"frac_reward_zero_std": 0.9}, *[equal] * (WINDOW - 1)) == []
+@pytest.mark.parametrize(
+    ("equal", "others"),
+    [
+        ({"frac_reward_zero_std": 1.0}, {"frac_reward_zero_std": 0.9}),
+        ({"objective/scores_std": 0.0}, {"objective/scores_std": 0.1}),
+    ],
+    ids=["groups", "batch"],
+)
+def test_rewards_without_differences_are_reported_and_do_not_stop_the_run(equal, others):
+    monitor = TrainingMonitor(max_kl=20.0)
+    assert signs_of(monitor, *[equal] * (WINDOW - 1), others, *[equal] * (WINDOW - 1)) == []
     (reported,) = signs_of(monitor, *[equal] * 3)
     assert "the same reward in the last 10 updates" in reported and monitor.stop_reason(HEALTHY) is None
 

@@ -37,6 +37,13 @@ def test_pain_19_a_function_alone_trains_without_a_reward_model(run_stage, tmp_p
     assert [sample["reward_after"] for sample in samples] == [len(sample["after"]) for sample in samples]
 
 
+def test_a_reward_that_tells_no_response_from_another_is_reported(run_stage, tmp_path):
+    changes = {"reward_model_path": None, "reward_functions": [f"{HERE}:constant"], "total_episodes": 40}
+    folder = run_stage("ppo", tmp_path / "out", **changes, num_ppo_epochs=1, num_mini_batches=1)
+    assert {row["objective/scores_std"] for row in updates(folder)} == {0.0}
+    assert sum("the same reward in the last 10 updates" in line for line in read_record(folder)["warnings"]) == 1
+
+
 @pytest.mark.parametrize("use_peft", [True, False])
 def test_a_value_model_without_a_reward_model_begins_at_0(config_of, tmp_path, use_peft):
     config = config_of("ppo", tmp_path, reward_model_path=None, reward_functions=[LENGTH], use_peft=use_peft)
