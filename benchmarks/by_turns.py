@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, set_seed
 
 import hfkit
-from hfkit.config.stages import TrainerFields
+from hfkit.config.trainer_fields import TrainerFields
 from hfkit.core.device import prepare_device
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.models.tokenizers import load_stage_tokenizer

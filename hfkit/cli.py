@@ -8,7 +8,7 @@ from importlib import import_module
 from hfkit import __version__
 
 VERBS = {
-    "data": ("", "list, check, preview and push datasets"),
+    "data": ("", "check, preview and push datasets; list data cards"),
     "init": ("hfkit.commands.init.main", "write a pipeline that fits a model, data and memory, to start from"),
     "run": ("hfkit.commands.run", "run several stages in order, from one YAML"),
     "merge": ("hfkit.commands.merge", "merge a LoRA adapter into its base"),

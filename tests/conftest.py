@@ -52,6 +52,7 @@ pytest_plugins = [
     "hostile_models",
     "hub_fixtures",
     "label_fixtures",
+    "memos",
     "merging",
     "planned",
     "serve_fixtures",

@@ -1,6 +1,8 @@
-"""Starts processes in one second instead of five: forks of a server that has imported the slow libraries.
+"""Starts processes in one second instead of five: forks of servers that have imported the slow libraries.
 
-The server imports neither hfkit nor modules that read the Hub's variables: a fork imports them in its environment.
+The first server imports neither hfkit nor modules that read the Hub's variables: a fork imports them in its
+environment. Its fork, the second server, also imports Hugging Face's libraries, for forks in the environment of the
+tests.
 """
 
 import gc
@@ -18,6 +20,34 @@ from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
+LIBRARIES = (
+    "transformers.trainer",
+    "transformers.models.llama.modeling_llama",
+    "trl.trainer.sft_trainer",
+    "trl.trainer.reward_trainer",
+    "peft",
+    "bitsandbytes",
+    "matplotlib.figure",
+    "rich.progress",
+    "prompt_toolkit",
+    "uvicorn",
+    "fastapi",
+)
+"""What the second server imports."""
+UNREAD = (
+    "PYTHONPATH",
+    "COLUMNS",
+    "LINES",
+    "TERM",
+    "PROMPT_TOOLKIT_",
+    "HFKIT_",
+    "PYTEST_",
+    "PWD",
+    "OLDPWD",
+    "SHLVL",
+    "_",
+)
+"""Beginnings of the names of variables that no library reads when it is imported."""
 PRELOAD = (
     "torch._inductor.compile_fx",
     "torch.distributed.checkpoint",
@@ -27,7 +57,7 @@ PRELOAD = (
     "matplotlib.backends.backend_agg",
 )
 if os.environ.get("HFKIT_TEST_GPU") == "1":
-    PRELOAD = ()  # one of them initializes CUDA, which does not survive a fork
+    PRELOAD = LIBRARIES = ()  # one of them initializes CUDA, which does not survive a fork
 PAUSE = 0.01
 """Seconds between two checks whether a process has ended."""
 WITHOUT_HFKIT = """
@@ -44,7 +74,7 @@ sys.meta_path.insert(0, NoHfkit())
 
 @cache
 def server() -> tuple[socket.socket, TextIO, subprocess.Popen]:
-    """Start the server of this process once; return a socket for requests, whose closing ends it, and the answers."""
+    """Start the first server of this process once; return a socket for requests, whose closing ends it, and answers."""
     ours, theirs = socket.socketpair()
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, __file__, str(theirs.fileno())]
@@ -53,9 +83,25 @@ def server() -> tuple[socket.socket, TextIO, subprocess.Popen]:
     return ours, ours.makefile("r"), started
 
 
-def request(question: dict, streams: list[int]) -> int | None:
-    """Send a question to the server, streams first, and return its answer."""
-    questions, answers, _ = server()
+@cache
+def server_with_libraries() -> tuple[socket.socket, TextIO, dict]:
+    """Start the second server of this process once; return a socket for requests, the answers, and its environment."""
+    ours, theirs = socket.socketpair()
+    env, folder = dict(os.environ), str(Path(__file__).parent)
+    code = f"import sys; sys.path.insert(0, {folder!r}); import forks; forks.serve_with_libraries()"
+    with theirs:
+        Fork(code, env=env, streams=[theirs, 2, 2], has_libraries=False)
+    return ours, ours.makefile("r"), env
+
+
+def read_by_libraries(env: dict) -> dict:
+    """Return the variables that a library may read when it is imported."""
+    return {name: value for name, value in env.items() if not name.startswith(UNREAD)}
+
+
+def request(server: tuple, question: dict, streams: list[int]) -> int | None:
+    """Send a question to a server, streams first, and return its answer."""
+    questions, answers, _ = server
     socket.send_fds(questions, [b"?"], streams)
     questions.sendall(json.dumps(question).encode() + b"\n")
     return json.loads(answers.readline())
@@ -69,20 +115,34 @@ class Fork:
         env: all its variables, by default those of this process.
         streams: files, or their numbers, for its standard input, output and error; by default the null device, and
             this process's output and error.
+        has_libraries: whether Hugging Face's libraries may be imported already.
     """
 
-    def __init__(self, code: str, *argv: object, cwd: Path | None = None, env: dict | None = None, streams=None):
+    def __init__(
+        self,
+        code: str,
+        *argv: object,
+        cwd: Path | None = None,
+        env: dict | None = None,
+        streams=None,
+        has_libraries: bool = True,
+    ):
         where = {"cwd": str(cwd or Path.cwd()), "env": {**(env or os.environ)}}
         question = {"code": code, "argv": [*map(str, argv)], **where}
+        self.server = server()
+        if has_libraries and LIBRARIES:
+            second = server_with_libraries()
+            if read_by_libraries(second[-1]) == read_by_libraries(where["env"]):
+                self.server = second
         self.returncode = None
         with open(os.devnull) as nothing:
             streams = [stream if isinstance(stream, int) else stream.fileno() for stream in streams or (nothing, 1, 2)]
-            self.pid = request(question, streams)
+            self.pid = request(self.server, question, streams)
 
     def poll(self) -> int | None:
         """Return the exit status, as `subprocess.Popen` does; None while it runs."""
         if self.returncode is None:
-            self.returncode = request({"ended": self.pid}, [])
+            self.returncode = request(self.server, {"ended": self.pid}, [])
         return self.returncode
 
     def wait(self, timeout: float = 300) -> int:
@@ -165,6 +225,15 @@ def serve(asked: socket.socket) -> dict:
             for stream in streams:
                 os.close(stream)
         asked.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def serve_with_libraries() -> None:
+    """Be the second server, whose requests come on the standard input."""
+    for module in LIBRARIES:
+        import_module(module)
+    assert "hfkit" not in sys.modules
+    gc.freeze()
+    exec(compile(serve(socket.socket(fileno=0))["code"], "<string>", "exec"), {"__name__": "__main__"})
 
 
 def become(question: dict, streams: list[int]) -> None:

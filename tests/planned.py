@@ -69,6 +69,12 @@ def scorer(folder_of) -> str:
     return folder_of(LLAMA, labels=1)
 
 
+@pytest.fixture(scope="module")
+def llama_8b(folder_of) -> str:
+    """The config of an 8B Llama; plans of one folder build its shape on the meta device once."""
+    return folder_of(LLAMA_8B, weights=False)
+
+
 @pytest.fixture
 def stage_for(tmp_path, tokenizer_dir, llama, scorer):
     """stage_for(name, form=None, **changes): a small stage to plan, on rows as long as it allows."""
@@ -103,12 +109,14 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
     return make
 
 
-def plan_8b(folder_of, tmp_path, device=CPU, **changes):
+def plan_8b(llama_8b, tmp_path, device=CPU, **changes):
     """Return the plan of PPO on an 8B Llama, LoRA on 4 bits, with 512 + 512 tokens; there are no weights."""
-    policy = folder_of(LLAMA_8B, weights=False)
-    reward = Path(shutil.copytree(policy, tmp_path / "reward"))
-    adapter = {"base_model_name_or_path": policy, "task_type": "SEQ_CLS", "peft_type": "LORA", "r": 16}
-    (reward / "adapter_config.json").write_text(json.dumps({**adapter, "target_modules": "all-linear"}))
+    policy, reward = llama_8b, Path(f"{llama_8b}-reward")
+    if not reward.exists():
+        shutil.copytree(policy, reward)
+        adapter = {"base_model_name_or_path": policy, "task_type": "SEQ_CLS", "peft_type": "LORA", "r": 16}
+        (reward / "adapter_config.json").write_text(json.dumps({**adapter, "target_modules": "all-linear"}))
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "prompts.jsonl").write_text(json.dumps(ROWS["ppo"][0]) + "\n")
     values = {"model_name_or_path": policy, "reward_model_path": str(reward), "use_peft": True, "load_in_4bit": True}
     values |= {"datasets": [{"path": str(tmp_path / "prompts.jsonl")}], "max_prompt_length": 512}

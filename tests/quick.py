@@ -6,5 +6,11 @@ import pytest
 
 
 def mostly_slow(values: Iterable, quick: Iterable) -> list:
-    """Return the values as parameters; those that are not `quick` are marked slow."""
-    return [value if value in [*quick] else pytest.param(value, marks=pytest.mark.slow) for value in values]
+    """Return the values, tuples of several parameters or single ones; those that are not `quick` are marked slow."""
+    quick = [*quick]
+    return [value if value in quick else slow(*value if isinstance(value, tuple) else [value]) for value in values]
+
+
+def slow(*values: object):
+    """Return the values of one case, marked slow."""
+    return pytest.param(*values, marks=pytest.mark.slow)

@@ -212,11 +212,11 @@ def test_every_verb_reports_a_mistake_and_its_traceback_only_when_debugging(monk
 @pytest.mark.parametrize(
     ("words", "printed"),
     [
-        (["plan", "x.yaml", "--memory", "nan"], "argument --memory: 'nan': expected a number of at least 0.001"),
+        (["plan", "x.yaml", "--memory", "nan"], "argument --memory: 'nan': expected a number of GB, such as 24"),
         (["data", "check", "x.yaml", "--max_faults", "-1"], "--max_faults: '-1': expected a number from 0 to 1"),
         (["data", "preview", "x.yaml", "-n", "0"], "argument -n: '0': expected a number of at least 1"),
         (["chat", "x", "--seed", "-1"], "argument --seed: '-1': expected a number from 0 to 4294967295"),
-        (["chat", "x", "--seed", "y"], "argument --seed: invalid number value: 'y'"),
+        (["chat", "x", "--seed", "y"], "argument --seed: 'y': expected a number from 0 to 4294967295"),
         (["serve", "x", "--port", "70000"], "argument --port: '70000': expected a number from 0 to 65535"),
         (["chat", ".", "--revision", "v1"], "--revision: 'v1' has no effect on a folder"),
         (["merge", ".", "out", "--revision", "v1"], "--revision: 'v1' has no effect on a folder"),

@@ -108,6 +108,27 @@ def test_a_stage_trains_on_two_files_of_a_short_command_line(tmp_path, monkeypat
     assert record["data"]["train"]["kept"] == 6
 
 
+@pytest.mark.parametrize(
+    ("verb", "words", "hint"),
+    [
+        ("chat", ["model", "--max_new_tokens", "8"], "--max_new_tokens 8; hfkit calls it --length"),
+        ("chat", ["model", "--temprature=0"], "--temprature=0; did you mean --temperature?"),
+        ("merge", ["adapter", "out", "--xyz"], "unrecognized arguments: --xyz\n"),
+        ("plan", ["--memory", "much"], "--memory: 'much': expected a number of GB, such as 24"),
+        ("serve", ["model", "--port", "x"], "--port: 'x': expected a number from 0 to 65535"),
+    ],
+)
+def test_an_argument_that_is_refused_names_what_is_expected(verb, words, hint, capsys):
+    with pytest.raises(SystemExit):
+        read_arguments(verb, "hfkit.commands.merge", words)
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("memory", ["24", "24GB", "24 gb", "24G", "2.4e1"])
+def test_memory_is_a_number_of_gb_with_or_without_its_unit(memory):
+    assert read_arguments("plan", "hfkit.commands.plan.main", ["--memory", memory]).memory == 24
+
+
 @pytest.mark.parametrize("verb", ["merge", "evaluate", "plan", "data check", "quickstart"])
 def test_a_verb_that_trains_nothing_is_refused_in_several_processes(verb, monkeypatch, capsys, tmp_path):
     """Otherwise all processes would merge into one folder, and the later ones would fail."""

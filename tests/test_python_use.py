@@ -30,7 +30,7 @@ def test_a_policy_generates_with_its_saved_generation_config(folder, request, to
 
 
 def test_a_policys_batch_of_two_equals_two_batches_of_one(sft_dir):
-    model, tokenizer = hfkit.load_policy(str(sft_dir))
+    model, tokenizer = hfkit.load_policy(sft_dir)
     rows = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
     batch = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
     options = {"max_new_tokens": 6, "do_sample": False}
@@ -57,7 +57,7 @@ def test_pain_23_a_rewards_batch_of_two_equals_two_batches_of_one(reward_dir):
 
 
 def test_a_reward_needs_one_response_per_prompt(reward_dir):
-    reward = hfkit.load_reward(str(reward_dir))
+    reward = hfkit.load_reward(reward_dir)
     assert reward([], []).shape == (0,)
     with pytest.raises(ValueError, match="shorter"):
         reward(PROMPTS, REPLIES[:1])

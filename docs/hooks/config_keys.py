@@ -16,16 +16,15 @@ from hfkit.config.fields import (
     DatasetEntry,
     HubFields,
     ModelFields,
-    OptimizerFields,
     OutputFields,
     SourceFields,
-    TrainerFields,
 )
 from hfkit.config.labeling import LabelConfig
 from hfkit.config.online import OnlineConfig
 from hfkit.config.registry import STAGES
 from hfkit.config.rounds import RoundsConfig
 from hfkit.config.stages import GroupConfig
+from hfkit.config.trainer_fields import OptimizerFields, TrainerFields
 from hfkit.config.validation import choices_of, default_of, describe_type, known_fields, union_members
 from hfkit.stages.pipeline_file import KEYS
 

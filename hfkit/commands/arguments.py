@@ -8,7 +8,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from hfkit.commands.number_arguments import within
+from hfkit.commands.hinting_parser import HintingParser
+from hfkit.commands.number_arguments import number_of_gigabytes, within
 from hfkit.config.evaluation import ArenaConfig, BenchConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.labeling import LabelConfig
@@ -60,7 +61,7 @@ def read_arguments(verb: str, module: str, argv: list[str]):
         checks = checks_in(CHECKS.get(verb, "hfkit.evaluation.checks"))
         return parse(config_class, argv, f"hfkit {verb}", description, checks)
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = ArgumentParser(f"hfkit {verb}", description=description, **layout)
+    parser = HintingParser(f"hfkit {verb}", description=description, **layout)
     add_arguments(parser, ARGUMENTS[verb])
     argv, flags = split_stage_flags(ARGUMENTS[verb], argv) if verb in WITH_STAGE_FLAGS else (argv, None)
     given = parser.parse_args(argv)
@@ -124,11 +125,11 @@ MEMORY_ARGUMENTS = [
     argument(
         "--memory",
         exclusive=True,
-        type=within(float, 0.001),
+        type=number_of_gigabytes,
         metavar="GB",
         help="memory of this GPU or machine that a plan may use; default: all of it",
     ),
-    argument("--gpu", exclusive=True, type=within(float, 0.001), metavar="GB", help="memory of a GPU to plan for"),
+    argument("--gpu", exclusive=True, type=number_of_gigabytes, metavar="GB", help="memory of a GPU to plan for"),
 ]
 TOKENIZER_ARGUMENT = argument("--tokenizer", help="folder or Hub id, used until the stage's own tokenizer exists")
 REPOSITORY_ARGUMENTS = [

@@ -1,4 +1,4 @@
-"""The config fields that stages share, in groups: data, model, optimizer, trainer, output, Hub.
+"""The config fields that stages share, in groups: data, model, output, Hub; `trainer_fields.py` has more.
 
 This module imports no heavy library: `hfkit sft --help` must not wait for torch.
 """
@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from hfkit.config.card_names import card_names
-from hfkit.config.learning_rates import SFT_RATES, LearningRates
 from hfkit.core.file_types import COMPRESSED, FILE_TYPES
 from hfkit.core.home import expand_home
 from hfkit.core.hub_ids import split_revision
@@ -63,9 +62,17 @@ def split_module_names(given: list[str] | str | None) -> list[str] | str | None:
     return None if given is None else [name.strip() for name in split if name.strip()]
 
 
-def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
-    """Return a dataclass field with a help text, as Transformers' `HfArg` does."""
-    return field(default=default, default_factory=factory, metadata={"help": help})
+def arg(
+    default: Any = MISSING, *, factory: Any = MISSING, help: str, means: dict | None = None, remedy: str = ""
+) -> Any:
+    """Return a dataclass field with a help text, as Transformers' `HfArg` does.
+
+    Args:
+        means: values that other libraries accept for this key -> the values that hfkit uses for them.
+        remedy: what to do instead, added to the problem of a value that does not fit.
+    """
+    metadata = {"help": help, "means": means or {}, "remedy": remedy}
+    return field(default=default, default_factory=factory, metadata=metadata)
 
 
 @dataclass(kw_only=True)
@@ -126,7 +133,7 @@ class HubFields(Fields):
     hub_strategy: Literal["end", "every_save"] = arg(
         "end", help="when to push: end of the run, or every_save: also the weights of each checkpoint"
     )
-    hub_revision: str = arg("main", help="branch of the Hub repository to push to")
+    hub_revision: str = arg("main", help="branch of the Hub repository to push to", means={None: "main"})
 
 
 @dataclass(kw_only=True)
@@ -194,6 +201,11 @@ class ModelFields(Fields):
         None,
         help="dtype of the base model's weights; auto: as in the checkpoint; none: bfloat16 for a frozen base that is "
         "stored in 16 bits, on a GPU with bf16; else float32",
+        means={
+            short: name
+            for name, shorts in {"float32": ("fp32",), "bfloat16": ("bf16",), "float16": ("fp16", "half")}.items()
+            for short in (*shorts, f"torch.{name}")
+        },
     )
     attn_implementation: str | None = arg(
         None, help="attention implementation: eager, sdpa, flash_attention_2, ...; none: Transformers' default"
@@ -240,60 +252,3 @@ class ModelFields(Fields):
         self.lora_target_modules = split_module_names(self.lora_target_modules)
         whole = split_module_names(self.modules_to_save)
         self.modules_to_save = [whole] if isinstance(whole, str) else whole
-
-
-@dataclass(kw_only=True)
-class OptimizerFields(Fields):
-    """Batch sizes, optimizer and precision, named as in `TrainingArguments`."""
-
-    per_device_train_batch_size: int = arg(8, help="rows per forward pass on each device")
-    per_device_eval_batch_size: int = arg(8, help="rows per forward pass of an evaluation on each device")
-    max_tokens_per_micro_batch: int | None = arg(
-        None,
-        help="maximum tokens per forward pass; none: per_device_train_batch_size rows of the maximum length, or the "
-        "fastest number that fits a GPU",
-    )
-    micro_batches_by_length: bool = arg(
-        True, help="group the rows of a step into forward passes of similar length: the same training with less padding"
-    )
-    gradient_accumulation_steps: int = arg(1, help="forward passes per optimizer step")
-    num_train_epochs: float = arg(1.0, help="number of passes over the training rows")
-    learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {SFT_RATES}")
-    lr_scheduler_type: str = arg("linear", help="learning rate schedule: linear, cosine, constant, ...")
-    warmup_steps: float = arg(0, help="optimizer steps of linear warm-up; below 1: share of all steps")
-    weight_decay: float = arg(0.0, help="weight decay of AdamW")
-    max_grad_norm: float = arg(1.0, help="gradients are clipped to this norm")
-    optim: str | None = arg(None, help="optimizer; none: adamw_torch_fused on a GPU, else adamw_torch")
-    bf16: bool | None = arg(None, help="bf16 autocast; none: on if the GPU supports it")
-    gradient_checkpointing: bool | None = arg(
-        None, help="recompute activations to save memory; none: only if the GPU's free memory is too small otherwise"
-    )
-    report_to: str = arg("none", help="experiment tracker: tensorboard, wandb, trackio, ..., or none")
-    run_name: str | None = arg(None, help="name of the run in the experiment tracker; none: chosen by the tracker")
-
-    learning_rates: ClassVar[LearningRates] = SFT_RATES
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.learning_rate is None:
-            self.learning_rate = self.learning_rates.of(getattr(self, "use_peft", False)).default
-
-
-@dataclass(kw_only=True)
-class TrainerFields(OptimizerFields):
-    """Adds the length of the run, logging, evaluation and checkpoints, named as in `TrainingArguments`."""
-
-    max_steps: int = arg(-1, help="number of optimizer steps; overrides num_train_epochs if above 0")
-    logging_steps: float = arg(10, help="steps between logs to metrics.jsonl; below 1: share of all steps")
-    eval_strategy: Literal["no", "steps", "epoch"] = arg(
-        "no", help="when to evaluate: no: never, steps: every eval_steps, epoch: after each epoch"
-    )
-    eval_steps: float | None = arg(None, help="steps between evaluations; below 1: share of all; none: logging_steps")
-    save_strategy: Literal["no", "steps", "epoch"] = arg(
-        "steps", help="when to save a checkpoint: no: never, steps: every save_steps, epoch: after each epoch"
-    )
-    save_steps: float = arg(500, help="steps between checkpoints; below 1: share of all steps")
-    save_total_limit: int | None = arg(2, help="maximum number of checkpoints to keep; none: all")
-    load_best_model_at_end: bool = arg(False, help="output the best checkpoint and its metrics, not the last weights")
-    early_stopping_patience: int | None = arg(None, help="stop after N evaluations without improvement; none: never")
-    resume_from_checkpoint: bool = arg(False, help="resume from the last complete checkpoint in output_dir")

@@ -69,13 +69,21 @@ def _parts(name: str, value: str) -> tuple[str, str, str]:
 
 
 def resolve_path(
-    path: str, folder: str | os.PathLike, exists: Callable[[str], bool], key: str, problems: list[Problem]
+    path: str,
+    folder: str | os.PathLike,
+    exists: Callable[[str], bool],
+    key: str = "",
+    problems: list[Problem] | None = None,
 ) -> str:
-    """Return a path of a YAML relative to the current folder if it exists in the YAML's folder, else unchanged."""
+    """Return a path of a YAML relative to the current folder if it exists in the YAML's folder, else unchanged.
+
+    Args:
+        problems: one is added if the path exists in both folders; without it, the YAML's folder comes first.
+    """
     in_folder = os.path.normpath(os.path.join(folder, expand_home(path)))
     if os.path.isabs(expand_home(path)) or not exists(in_folder):
         return path
-    if not exists(path):
+    if problems is None or not exists(path):
         return in_folder
     if not os.path.samefile(in_folder, path):
         both = f"both {os.path.abspath(in_folder)} (YAML's folder) and {os.path.abspath(path)} (current folder)"

@@ -10,9 +10,9 @@ from hfkit.config.fields import (
     OpenLength,
     OutputFields,
     PPOEngineName,
-    TrainerFields,
     arg,
 )
+from hfkit.config.trainer_fields import TrainerFields
 from hfkit.core.hub_ids import split_revision
 
 

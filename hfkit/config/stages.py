@@ -15,11 +15,11 @@ from hfkit.config.fields import (
     OpenLength,
     OutputFields,
     SourceFields,
-    TrainerFields,
     arg,
 )
 from hfkit.config.learning_rates import DPO_RATES, GROUP_RATES, PPO_RATES, PRETRAIN_RATES, REWARD_RATES
 from hfkit.config.online import OnlineConfig
+from hfkit.config.trainer_fields import TrainerFields
 
 
 @dataclass(kw_only=True)
@@ -72,6 +72,7 @@ class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     max_length: int = arg(
         OpenLength(1024),
         help="maximum tokens per row; longer rows are truncated and counted; the default is at most the context",
+        remedy="rows always have a limit: set at most the model's context",
     )
     packing: bool = arg(
         False, help="pack conversations into rows of max_length tokens; they do not attend to each other"
@@ -87,6 +88,7 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     max_length: int = arg(
         OpenLength(1024),
         help="maximum tokens per row; longer rows are dropped and counted; the default is at most the context",
+        remedy="rows always have a limit: set at most the model's context",
     )
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {REWARD_RATES}")
     center_rewards_coefficient: float | None = arg(
@@ -111,6 +113,7 @@ class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     max_length: int = arg(
         OpenLength(1024),
         help="maximum tokens per row; longer rows are dropped and counted; the default is at most the context",
+        remedy="rows always have a limit: set at most the model's context",
     )
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {DPO_RATES}")
     lora_dropout: float = arg(
@@ -207,7 +210,9 @@ class GRPOConfig(GroupConfig):
         "dapo", help="TRL's loss, which sets how tokens of a batch are averaged and how ratios are clipped"
     )
     scale_rewards: Literal["group", "batch", "none"] = arg(
-        "group", help="divide advantages by the standard deviation of the rewards of a prompt (group) or of the batch"
+        "group",
+        help="divide advantages by the standard deviation of the rewards of a prompt (group) or of the batch",
+        means={True: "group", False: "none"},
     )
 
     trainer_config = ("hfkit.rlhf", "GRPOArguments")

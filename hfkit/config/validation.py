@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
@@ -145,6 +145,12 @@ def known_fields(config_class: type) -> dict[str, object]:
     return {f.name: hints[f.name] for f in fields(config_class) if f.init and f.name != hidden}
 
 
+@cache
+def metadata_of(config_class: type, name: str) -> Mapping:
+    """Return the metadata of a key, see `config.fields.arg`; {} for a key that only the trainer's config has."""
+    return next((dict(field.metadata) for field in fields(config_class) if field.name == name), {})
+
+
 def find_hint(config_class: type, name: str) -> tuple[object, str]:
     """Return the type hint of a key and ""; for a key that is not accepted, None and the remedy, which may be ""."""
     known = known_fields(config_class)
@@ -158,7 +164,10 @@ def find_hint(config_class: type, name: str) -> tuple[object, str]:
 
 
 def check_fields(config_class: type, given: Mapping, values: dict, problems: list[Problem], prefix: str):
-    """Convert the keys of `given` into `values` by the class's type hints; add all others to `problems`."""
+    """Convert the keys of `given` into `values` by the class's type hints; add all others to `problems`.
+
+    A key without a value (`fp16:`) is left at its default, unless none is a value of it or has a remedy.
+    """
     known = known_fields(config_class)
     for name, value in ((str(key), value) for key, value in given.items()):
         key, found = prefix + name, []
@@ -168,7 +177,15 @@ def check_fields(config_class: type, given: Mapping, values: dict, problems: lis
             remedy, meant = (remedy, ()) if remedy else unknown_remedy(name, known, flag)
             found.append(Problem(key, value, remedy, Kind.UNKNOWN, tuple(f"{prefix}{one}" for one in meant)))
         else:
+            metadata = metadata_of(config_class, name)
+            advice = metadata.get("remedy", "")
+            if isinstance(value, (str, bool, NoneType)):
+                value = metadata.get("means", {}).get(value, value)
+            if value is None and not advice and not {NoneType, Any} & {*union_members(hint)}:
+                (values if name in known else values.get(EXTRA, {})).pop(name, None)
+                continue
             value = convert(hint, value, key, found)
+            found = [replace(one, remedy=f"{one.remedy}; {advice}") if advice else one for one in found]
         problems += found
         if not found:
             (values if name in known else values.setdefault(EXTRA, {}))[name] = value

@@ -6,14 +6,14 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
 from torch.distributed import DistStoreError
+from torch.distributed.elastic.utils.store import synchronize
 
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Problem
-from hfkit.core.joining import current_launch, let_all_read
+from hfkit.core.joining import current_launch
 from hfkit.core.launch import node_count
 from hfkit.core.masking import without_secrets
 from hfkit.core.temporary import temporary_path
@@ -32,18 +32,16 @@ def exchange(own: object) -> list:
     launch = current_launch()
     if launch is None:
         return [own]
-    number, found = next(_exchanges), []
-    launch.store.set(f"{number}/{launch.rank}", json.dumps(own, default=str))
-    for rank in range(launch.size):
-        try:
-            launch.store.wait([f"{number}/{rank}"], timedelta(seconds=launch.timeout))
-        except DistStoreError as error:
-            raise HfkitError(
-                f"rank {rank} did not answer within {launch.timeout} seconds: check its log, or raise ddp_timeout"
-            ) from error
-        found.append(json.loads(launch.store.get(f"{number}/{rank}")))
-    let_all_read(launch.store, f"{number}/read", launch.rank, launch.size, launch.timeout)
-    return found
+    prefix, given = f"{next(_exchanges)}/", json.dumps(own, default=str).encode()
+    try:
+        found = synchronize(launch.store, given, launch.rank, launch.size, prefix, launch.timeout)
+    except DistStoreError as error:
+        missing = [rank for rank in range(launch.size) if not launch.store.check([f"{prefix}{rank}"])]
+        raise HfkitError(
+            f"rank {', '.join(map(str, missing))} did not answer within {launch.timeout} seconds: check its log, or "
+            "raise ddp_timeout"
+        ) from error
+    return [*map(json.loads, found)]
 
 
 def require_same(facts: Mapping[str, object], remedy: str) -> None:

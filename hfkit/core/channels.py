@@ -11,7 +11,7 @@ REPLY_SECONDS = 3.0
 """Seconds to wait for an answer."""
 MESSAGE_BYTES = 1 << 16
 """The longest message."""
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 4}
 """A machine that no longer answers counts as lost after 30 seconds."""
 
 
@@ -68,9 +68,8 @@ class Channel:
 def keep_alive(connection: socket.socket) -> None:
     """Let the kernel check that the machine at the other end still answers."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    for option, value in KEEPALIVE.items():
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def connect_to(addresses: Sequence[str], port: int) -> socket.socket:
@@ -79,12 +78,9 @@ def connect_to(addresses: Sequence[str], port: int) -> socket.socket:
     Raises:
         OSError: no address answers.
     """
-    failures = []
     for address in addresses:
-        try:
+        with suppress(OSError):
             connection = socket.create_connection((address, port), timeout=10)
             keep_alive(connection)
             return connection
-        except OSError as error:
-            failures.append(error)
-    raise failures[-1]
+    raise ConnectionError(f"no answer from {' or '.join(addresses)}, port {port}")

@@ -49,6 +49,11 @@ def pop_logged(trainer, mode: str, name: str) -> float:
     return trainer._metrics[mode].pop(name)[-1]
 
 
+def values_since(trainer: Any, before: dict[str, int], name: str) -> list[float]:
+    """Return the values of a metric that a trainer of TRL has collected in training since `logged_counts`."""
+    return trainer._metrics["train"].get(name, [])[before.get(name, 0) :]
+
+
 def logged_since(trainer: Any, before: dict[str, int]) -> dict[str, float]:
     """Return the mean of each metric that a trainer of TRL has collected in training since `logged_counts`.
 

@@ -11,10 +11,20 @@ from huggingface_hub import errors as hub_errors
 
 from hfkit.core.errors import reason
 from hfkit.core.hub_files import matches
-from hfkit.core.hub_ids import split_revision
-from hfkit.core.hub_retry import HubError, describe_error, is_offline, with_retries
+from hfkit.core.hub_ids import HUB_ID, split_revision
+from hfkit.core.hub_retry import (
+    HubError,
+    cached_if_unreachable,
+    can_reach_hub,
+    describe_error,
+    is_offline,
+    why_unreachable,
+    with_retries,
+)
 from hfkit.core.links import require_own_files
 
+CONFIGS = ("config.json", "adapter_config.json")
+"""The files of which every model has one."""
 NOT_FOUND = (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError, hub_errors.HFValidationError)
 
 
@@ -23,7 +33,8 @@ def call_if_online(call, *args, **kwargs):
 
     def attempt():
         try:
-            return call(*args, **kwargs)
+            with cached_if_unreachable():
+                return call(*args, **kwargs)
         except Exception as error:
             if is_offline(error):
                 return None
@@ -46,6 +57,39 @@ def fetch_file(repo_id: str, name: str, revision: str = "main", repo_type: str =
     except hub_errors.EntryNotFoundError:
         return None
     return Path(file) if file else None
+
+
+def missing_folder_error(path: str, is_cached: bool = False) -> str | None:
+    """Return why neither a folder nor the Hub has a model or dataset with this path; None if one of them may have it.
+
+    A path in a folder that exists is looked up on the Hub only if the Hub answers at once.
+
+    Args:
+        is_cached: whether it is in a cache other than the Hub's.
+    """
+    name, revision = split_revision(path)
+    if os.path.exists(path):
+        return None
+    if name.startswith(".") or not HUB_ID.match(name):
+        return "no such folder, and not a Hub id"
+    parent = os.path.dirname(name)
+    if not os.path.isdir(parent) or is_cached or not all(is_unknown(name, one, revision) for one in CONFIGS):
+        return None
+    return None if can_reach_hub(waits=(0.0,)) else f"no such folder in {parent}, and {why_unreachable()}"
+
+
+def require_model(path: str, revision: str = "main") -> None:
+    """Raise HubError for a model that is neither in a folder nor in the cache, while the Hub cannot be reached."""
+    is_cached = os.path.isdir(path) or not all(is_unknown(path, name, revision) for name in CONFIGS)
+    if not is_cached and not can_reach_hub():
+        raise not_cached_error(path)
+
+
+def not_cached_error(path: str) -> HubError:
+    """Return the error for a model that is not in the Hub's cache, while the Hub cannot be reached."""
+    remedy = "check the path, or download it first with `hfkit pull`"
+    why = f"neither a folder nor a model in the Hub's cache, and {why_unreachable()}"
+    return HubError(f"cannot load {path}: {why}: {remedy}")
 
 
 def is_unknown(repo_id: str, name: str, revision: str = "main") -> bool:
@@ -74,8 +118,7 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
     except NOT_FOUND as error:
         raise HubError(f"cannot load {path}: neither a folder nor a model on the Hub: {reason(error)}") from error
     except hub_errors.LocalEntryNotFoundError as error:  # offline, or without a network
-        remedy = "check the path, or download it first with `hfkit pull`"
-        raise HubError(f"cannot load {path}: neither a folder nor a model in the Hub's cache: {remedy}") from error
+        raise not_cached_error(path) from error
     except hub_errors.HfHubHTTPError as error:
         raise HubError(f"cannot load {path}: {describe_error(error)}") from error
 

@@ -5,12 +5,15 @@ commit. All calls made through this module can safely be repeated.
 """
 
 import json
+import math
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-from huggingface_hub import get_session
+from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from hfkit.core.compat import http_library
@@ -24,6 +27,10 @@ LONGEST_WAIT = 30.0
 """Seconds."""
 TIMEOUT = 300.0
 """Seconds without data after which a request fails; the client waits forever by default."""
+PROBE_WAITS, PROBE_TIMEOUT = (0.0, 1.0, 3.0), 3.0
+"""Seconds before each attempt to reach the Hub, and the longest one to connect."""
+UNREACHABLE = 60.0
+"""Seconds for which the Hub counts as unreachable."""
 TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 httpx = http_library(HfHubHTTPError)
 
@@ -58,6 +65,57 @@ def with_retries(call: Callable, *args, attempts: int = ATTEMPTS, **kwargs):
             if attempt >= WARN_FROM:
                 warn(f"{describe_error(error)}; retrying in {wait:.0f} s")
             time.sleep(wait)
+
+
+@contextmanager
+def cached_if_unreachable(path: Path | None = None) -> Iterator[None]:
+    """Use only the Hub's cache in a block if the Hub cannot be reached.
+
+    huggingface_hub 2.4.0 repeats every request for 24 seconds or more without a connection, and takes the cache then.
+
+    Args:
+        path: what the block reads; if it exists, no connection is needed.
+    """
+    if constants.HF_HUB_OFFLINE or (path and path.exists()) or can_reach_hub():
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+_last_failure, _last_error = -math.inf, ""
+_has_answered = False
+
+
+def can_reach_hub(waits: Sequence[float] = PROBE_WAITS) -> bool:
+    """Return whether the Hub has answered this process, or answers now; a failure counts for `UNREACHABLE` seconds.
+
+    Args:
+        waits: seconds before each attempt.
+    """
+    global _last_failure, _last_error, _has_answered
+    if _has_answered or time.monotonic() < _last_failure + UNREACHABLE:
+        return _has_answered
+    for wait in waits:
+        time.sleep(wait)
+        try:
+            get_session().head(constants.ENDPOINT, timeout=PROBE_TIMEOUT)
+        except Exception as error:
+            if is_offline(error):
+                _last_error = describe_error(error)
+                continue
+        _has_answered = True  # an error of the Hub or of a proxy is an answer
+        return True
+    _last_failure = time.monotonic()
+    return False
+
+
+def why_unreachable() -> str:
+    """Return why `can_reach_hub` returned False."""
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hub cannot be reached ({_last_error})"
 
 
 def is_temporary(error: BaseException | None) -> bool:

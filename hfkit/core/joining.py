@@ -5,7 +5,6 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from itertools import count
 
 import torch
 from torch.distributed import PrefixStore, Store, rendezvous
+from torch.distributed.elastic.utils.store import synchronize
 
 from hfkit.core.channels import Channel, Peer, connect_to
 from hfkit.core.console import say
@@ -36,23 +36,13 @@ CONSEQUENCE = 2.0
 
 
 class PeerError(HfkitError):
-    """Another process of the launch failed, so this one ends."""
+    """A process of the launch failed, so this one ends; `is_reported`: another one prints the error."""
 
     is_of_peer = True
 
-    def __init__(self, peer: Peer):
-        super().__init__(str(peer))
-        self.exit_status = peer.status
-
-
-class ReportedError(HfkitError):
-    """An error that another process of the launch prints."""
-
-    is_reported = True
-
-    def __init__(self, text: str, exit_status: int):
+    def __init__(self, text: str, exit_status: int, is_reported: bool):
         super().__init__(text)
-        self.exit_status = exit_status
+        self.exit_status, self.is_reported = exit_status, is_reported
 
 
 @dataclass
@@ -88,8 +78,8 @@ def joined_launch(ends_process: bool = False) -> Iterator[None]:
 
     Raises:
         ConfigError: the variables that a launcher sets are missing or invalid.
-        PeerError: another process failed; this replaces the error that the failure caused here.
-        ReportedError: this process failed, and rank 0 prints why.
+        PeerError: another process failed, which replaces the error that the failure caused here; or this one failed,
+            and rank 0 prints why.
     """
     global _launch
     if os.environ.get("WORLD_SIZE", "1") == "1" or _launch is not None:
@@ -173,10 +163,10 @@ def connect(rank: int, size: int, store: Store) -> Peers:
     if rank == 0:
         server = listen(size)
         token, port = secrets.token_hex(16), server.getsockname()[1]
+        # torchrun may keep the store, and so MASTER_ADDR, on another machine
         addresses = [LOOPBACK] if is_of_one_machine(size) else [os.environ["MASTER_ADDR"], me.host]
         store.set("hub", json.dumps({"addresses": addresses, "port": port, "token": token, "peer": asdict(me)}))
         peers = Peers(me, None, server, token, speaks)
-        peers.start()
     else:
         hub = json.loads(store.get("hub"))
         try:
@@ -188,27 +178,9 @@ def connect(rank: int, size: int, store: Store) -> Peers:
             ) from error
         channel.send(token=hub["token"], peer=asdict(me))
         peers = Peers(me, channel, None, hub["token"], speaks)
-        peers.start()
-    store.add("connected", 1)
-    limit = time.monotonic() + JOIN_SECONDS
-    while int(store.add("connected", 0)) < size:
-        time.sleep(0.02)
-        if time.monotonic() > limit:
-            raise TimeoutError(f"after {JOIN_SECONDS} seconds")
-    let_all_read(store, "joined", rank, size, JOIN_SECONDS)
+    peers.start()
+    synchronize(store, b"", rank, size, "connected/", JOIN_SECONDS)  # rank 0, which may host the store, returns last
     return peers
-
-
-def let_all_read(store: Store, name: str, rank: int, size: int, seconds: float) -> None:
-    """Make rank 0, which may host the store, wait until all other processes have read from it, or time is up.
-
-    Args:
-        name: the key that counts the processes that have read.
-    """
-    limit, come = time.monotonic() + seconds, store.add(name, 1)
-    while rank == 0 and come < size and time.monotonic() < limit:
-        time.sleep(0.02)
-        come = store.add(name, 0)
 
 
 def listen(size: int) -> socket.socket:
@@ -218,9 +190,9 @@ def listen(size: int) -> socket.socket:
     """
     if is_of_one_machine(size):
         return socket.create_server((LOOPBACK, 0), backlog=size)
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=size, dualstack_ipv6=True)
-    return socket.create_server(("", 0), backlog=size)
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    return socket.create_server(("", 0), family=family, backlog=size, dualstack_ipv6=dual)
 
 
 def is_of_one_machine(size: int) -> bool:
@@ -238,8 +210,6 @@ def shared_error(launch: JoinedLaunch, error: BaseException) -> HfkitError | Non
     record_for_launcher(why)  # before the others are notified and record their own end
     failed = launch.peers.fail(why, status)
     if failed is None or failed.rank == launch.rank or (launch.rank == 0 and failed.why == why):
-        return ReportedError(why, status) if failed and explained and launch.rank else None
+        return PeerError(why, status, is_reported=True) if failed and explained and launch.rank else None
     record_for_launcher(str(failed), follows=True)
-    if launch.peers.speaks_of(failed):
-        return PeerError(failed)
-    return ReportedError(str(failed), failed.status)
+    return PeerError(str(failed), failed.status, is_reported=not launch.peers.speaks_of(failed))

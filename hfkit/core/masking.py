@@ -71,8 +71,9 @@ def own_secrets() -> Iterator[str]:
 
     Each comes verbatim and as escaped in JSON, Python and URLs.
     """
-    for name, value in os.environ.items():
-        if is_secret_name(name) and len(value) >= 12 and any(map(str.isdigit, value)) and not _is_path(value):
+    for name in filter(is_secret_name, os.environ):
+        value = os.environ.get(name, "")
+        if len(value) >= 12 and any(map(str.isdigit, value)) and not _is_path(value):
             yield from {value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value, safe="", errors="replace")}
 
 

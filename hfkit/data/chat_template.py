@@ -142,24 +142,28 @@ def encode_replies(
     Raises:
         RenderError: as `encode_conversation`.
     """
-    return [ids for ids, _ in replies_and_starts(tokenizer, prompt, replies, tools, variables)]
+    return [ids for ids, _ in replies_and_spans(tokenizer, prompt, replies, tools, variables)]
 
 
-def replies_and_starts(
+def replies_and_spans(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str | Messages,
     replies: list[str | Messages],
     tools: list[dict] | None = None,
     variables: dict | None = None,
-) -> list[tuple[list[int], int]]:
-    """Return the result of `encode_replies`, each with the index of the first token of the last message.
+) -> list[tuple[list[int], list[int]]]:
+    """Return the result of `encode_replies`, each with the spans of the assistant's messages in the response.
+
+    The spans are indices of tokens, [begin, end, begin, end, ...]. They leave out messages before the last one that
+    have weight 0, or that the template renders differently when others follow them.
 
     Raises:
         RenderError: as `encode_conversation`.
     """
     if not tokenizer.chat_template:
         start = len(encode_prompt(tokenizer, prompt))
-        return [(encode_conversation(tokenizer, prompt, reply)[0], start) for reply in replies]
+        sequences = [encode_conversation(tokenizer, prompt, reply)[0] for reply in replies]
+        return [(ids, [start, len(ids)]) for ids in sequences]
     template, messages, rendered = Template(tokenizer, tools, variables or {}), as_messages(prompt), None
     rows = []
     for reply in map(as_reply, replies):
@@ -172,7 +176,13 @@ def replies_and_starts(
         if is_next and rendered is None and messages[-1]["role"] != "assistant":
             rendered = template.render(messages, generation_prompt=True)
         prompt_ids, reply_ids = encode_reply(template, conversation, rendered if is_next else None)
-        rows.append((prompt_ids + reply_ids, len(prompt_ids)))
+        ids, spans = prompt_ids + reply_ids, []
+        for index in range(len(messages), len(conversation) - 1):
+            if is_trained(conversation[index]):
+                before, turn = encode_reply(template, conversation[: index + 1], following=conversation[index + 1])
+                if ids[: len(before) + len(turn)] == before + turn:
+                    spans += [len(before), len(before) + len(turn)]
+        rows.append((ids, [*spans, len(prompt_ids), len(ids)]))
     return rows
 
 

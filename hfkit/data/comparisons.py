@@ -13,8 +13,8 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
-from hfkit.data.chat_template import replies_and_starts
-from hfkit.data.conversions import shared_prompt
+from hfkit.data.chat_template import replies_and_spans
+from hfkit.data.conversions import common_length, shared_prompt
 from hfkit.data.encoding import IDS, Encoder, encode, encoded_row, warn_without_template
 from hfkit.data.faults import Fault
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_empty_message, tools_of, without_nulls
@@ -31,8 +31,8 @@ def encode_comparisons(rows: Dataset, tokenizer, stats: SplitStats, config) -> D
 
     Returns:
         pairs as `chosen_ids` and `rejected_ids`; rankings as `reply_ids` and the indices `better` and `worse` of their
-        pairs; both with `starts`, the index at which each response begins in its ids, and with `margin` if given or
-        requested.
+        pairs; both with `spans`, the indices [begin, end, ...] of the assistant's tokens in each response, and with
+        `margin` if given or requested.
 
     Raises:
         HfkitError: rankings without prompts, ranks or scores, or `score_margin` without scores; or as `encode`.
@@ -70,7 +70,7 @@ def comparison_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: 
         return ranking_encoder(tokenizer, max_length, rows, score_margin)
     function = partial(preference_row, tokenizer=tokenizer, max_length=max_length)
     margin = {"margin": Value("float64")} if "margin" in rows.column_names else {}
-    return Encoder(function, {"chosen_ids": IDS, "rejected_ids": IDS, "starts": IDS, **margin})
+    return Encoder(function, {"chosen_ids": IDS, "rejected_ids": IDS, "spans": List(IDS), **margin})
 
 
 def ranking_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: float = 0.0) -> Encoder:
@@ -78,46 +78,46 @@ def ranking_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: flo
     score_margin = score_margin if "scores" in rows.column_names else 0.0
     function = partial(ranking_row, tokenizer=tokenizer, max_length=max_length, score_margin=score_margin)
     margin = {"margin": List(Value("float64"))} if score_margin or "margin" in rows.column_names else {}
-    return Encoder(function, {"reply_ids": List(IDS), "starts": IDS, "better": IDS, "worse": IDS, **margin})
+    return Encoder(function, {"reply_ids": List(IDS), "spans": List(IDS), "better": IDS, "worse": IDS, **margin})
 
 
 def as_pairs(rankings: Dataset) -> Dataset:
-    """Return encoded rankings as pairs: `chosen_ids`, `rejected_ids`, `starts`, `length`, and the index `ranking`."""
+    """Return encoded rankings as pairs: `chosen_ids`, `rejected_ids`, `spans`, `length`, and the index `ranking`."""
     pairs = [
         {
             "chosen_ids": row["reply_ids"][better],
             "rejected_ids": row["reply_ids"][worse],
-            "starts": [row["starts"][better], row["starts"][worse]],
+            "spans": [row["spans"][better], row["spans"][worse]],
             "length": max(len(row["reply_ids"][side]) for side in (better, worse)),
             "ranking": index,
         }
         for index, row in enumerate(rankings)
         for better, worse in zip(row["better"], row["worse"], strict=True)
     ]
-    columns = dict.fromkeys(("chosen_ids", "rejected_ids", "starts"), IDS)
+    columns = {"chosen_ids": IDS, "rejected_ids": IDS, "spans": List(IDS)}
     columns |= dict.fromkeys(("length", "ranking"), IDS.feature)
     return Dataset.from_list(pairs, features=Features(columns))
 
 
 def preference_row(row: dict, tokenizer, max_length: int) -> dict:
     """Return one encoded pair; see `pair_of`."""
-    empty = {"chosen_ids": [], "rejected_ids": [], "starts": [], **({"margin": 0.0} if "margin" in row else {})}
+    empty = {"chosen_ids": [], "rejected_ids": [], "spans": [], **({"margin": 0.0} if "margin" in row else {})}
     try:
         margin = {"margin": margin_of(row)} if "margin" in row else {}
         prompt, replies = pair_of(row)
-        encoded = replies_and_starts(tokenizer, prompt, replies, tools_of(row.get("tools")), variables_of(row))
+        encoded = replies_and_spans(tokenizer, prompt, replies, tools_of(row.get("tools")), variables_of(row))
     except RenderError as error:
         return encoded_row(empty, dropped=str(error))
-    (chosen, rejected), starts = zip(*encoded, strict=True)
+    (chosen, rejected), spans = zip(*encoded, strict=True)
     length = max(len(chosen), len(rejected))
     if length > max_length:
         return encoded_row(empty, dropped=f"longer than max_length={max_length}", length=length)
     if chosen == rejected:
         return encoded_row(empty, dropped="with responses that are equal when rendered", length=length)
     found = [Fault.EMPTY_CHOSEN] if is_empty_message(as_reply(replies[0])[-1]) else []
-    found += faults.of_replies(tokenizer, prompt, replies, chosen)
+    found += faults.of_replies(tokenizer, prompt, replies, chosen, spans)
     found += faults.of_ids(tokenizer, chosen) + faults.of_ids(tokenizer, rejected)
-    columns = {"chosen_ids": chosen, "rejected_ids": rejected, "starts": starts, **margin}
+    columns = {"chosen_ids": chosen, "rejected_ids": rejected, "spans": spans, **margin}
     return encoded_row(columns, found=found, length=length)
 
 
@@ -128,16 +128,16 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
         score_margin: the margin of a pair is this times the difference of its scores; 0: no margins.
     """
     has_margin = bool(score_margin) or "margin" in row
-    empty = {"reply_ids": [], "starts": [], "better": [], "worse": [], **({"margin": []} if has_margin else {})}
+    empty = {"reply_ids": [], "spans": [], "better": [], "worse": [], **({"margin": []} if has_margin else {})}
     try:
         prompt, replies, values, margin = read_comparison(row)
-        encoded = replies_and_starts(tokenizer, prompt, replies, tools_of(row.get("tools")), variables_of(row))
+        encoded = replies_and_spans(tokenizer, prompt, replies, tools_of(row.get("tools")), variables_of(row))
     except RenderError as error:
         return encoded_row(empty, dropped=str(error))
-    encoded, starts = zip(*encoded, strict=True)
+    encoded, spans = zip(*encoded, strict=True)
     short = [index for index, ids in enumerate(encoded) if len(ids) <= max_length]
-    kept = ([column[index] for index in short] for column in (encoded, starts, values, replies))
-    ids, starts, values, short_replies = kept
+    kept = ([column[index] for index in short] for column in (encoded, spans, values, replies))
+    ids, short_spans, values, short_replies = kept
     pairs = [
         (one, other) if values[one] > values[other] else (other, one)
         for one, other in combinations(range(len(ids)), 2)
@@ -152,13 +152,13 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     found = (
         [Fault.REPLY_TOO_LONG] * is_shortened
         + [Fault.EMPTY_CHOSEN] * is_empty_chosen
-        + faults.of_replies(tokenizer, prompt, replies, ids[0])
+        + faults.of_replies(tokenizer, prompt, replies, ids[0], spans)
     )
     found += [fault for reply in ids for fault in faults.of_ids(tokenizer, reply)]
     better, worse = ([pair[side] for pair in pairs] for side in (0, 1))
     columns = {
         "reply_ids": ids,
-        "starts": starts,
+        "spans": short_spans,
         "better": better,
         "worse": worse,
         **({"margin": margins} if has_margin else {}),
@@ -181,7 +181,9 @@ def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:
     if "prompt" in row:
         if not row["prompt"]:
             raise RenderError("without a prompt")
-        return row["prompt"], [reply_to(row["prompt"], row[reply]) for reply in ("chosen", "rejected")]
+        return after_common_turns(
+            row["prompt"], [reply_to(row["prompt"], row[reply]) for reply in ("chosen", "rejected")]
+        )
     prompt, *replies = shared_prompt(row).values()
     if not prompt:
         raise RenderError("with no prompt in common")
@@ -210,8 +212,8 @@ def read_comparison(row: dict) -> tuple[str | Messages, list, list[float], float
         raise RenderError("with a rank or score that is not a number")
     if not row["prompt"]:
         raise RenderError("without a prompt")
-    replies = [reply_to(row["prompt"], reply) for reply in replies]
-    return row["prompt"], replies, [-value for value in values] if scores is None else values, 0.0
+    prompt, replies = after_common_turns(row["prompt"], [reply_to(row["prompt"], reply) for reply in replies])
+    return prompt, replies, [-value for value in values] if scores is None else values, 0.0
 
 
 def reply_to(prompt: str | Messages, reply: str | Messages) -> str | Messages:
@@ -228,6 +230,25 @@ def reply_to(prompt: str | Messages, reply: str | Messages) -> str | Messages:
     if not messages or messages[-1]["role"] != "assistant":
         raise RenderError("with a response that is not the assistant's")
     return messages
+
+
+def after_common_turns(
+    prompt: str | Messages, replies: list[str | Messages]
+) -> tuple[str | Messages, list[str | Messages]]:
+    """Return a prompt with the messages that all of its responses begin with, and the responses without them."""
+    turns = [without_nulls(as_reply(reply)[:-1]) for reply in replies]  # each keeps its last message
+    count = min(common_length(turns[0], other) for other in turns)
+    if not count:
+        return prompt, replies
+    return as_messages(prompt) + as_reply(replies[0])[:count], [as_reply(reply)[count:] for reply in replies]
+
+
+def mask_of(spans: list[int], length: int) -> list[bool]:
+    """Return whether each of `length` tokens is in one of the spans [begin, end, begin, end, ...]."""
+    mask = [False] * length
+    for begin, end in zip(spans[::2], spans[1::2], strict=True):
+        mask[begin:end] = [True] * (end - begin)
+    return mask
 
 
 def margin_of(row: dict) -> float:

@@ -100,8 +100,8 @@ def warn_without_template(rows: Dataset, tokenizer, split: str) -> None:
     """Warn if there is no chat template, so prompts and responses of training rows are joined without a separator."""
     if split == "train" and "prompt" in rows.column_names and not tokenizer.chat_template:
         warn(
-            "the tokenizer has no chat template, so nothing separates a response from its prompt "
-            f"them: set chat_template, a file or one of {', '.join(BUILT_IN_TOKENS)}"
+            "the tokenizer has no chat template, so nothing separates a response from its prompt: "
+            f"set chat_template, a file or one of {', '.join(BUILT_IN_TOKENS)}"
         )
 
 
@@ -173,7 +173,8 @@ def check_losses(stats: SplitStats, max_dropped: float, remedy: str) -> None:
     if not stats.kept or lost > most:
         if shared and (lost == shared or (stats.kept and lost - shared <= most)):
             remedy = REMOVE_OVERLAP
-        raise HfkitError(f"{stats}\n{remedy}, or raise max_dropped ({max_dropped}).")
+        why = "No row is left" if not stats.kept else f"{lost:,} of {stats.rows:,} rows are dropped or cut"
+        raise HfkitError(f"{stats}\n{why}. {remedy}, or raise max_dropped ({max_dropped}).")
 
 
 def drop_empty_texts(rows: Dataset, stats: SplitStats) -> Dataset:

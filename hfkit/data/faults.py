@@ -4,7 +4,7 @@ A row that cannot be trained on is dropped instead. An encoder joins the names o
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from functools import cache
 from itertools import pairwise
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.data.messages import Messages, as_messages, as_reply, iter_strings, squash
+from hfkit.data.messages import Messages, as_messages, as_reply, is_trained, iter_strings, squash
 from hfkit.data.rendering import MATCHES_NOTHING, special_token_ids, special_token_pattern
 
 
@@ -35,6 +35,8 @@ class Fault(Enum):
     # Faults of a comparison.
     EMPTY_CHOSEN = "whose chosen response is empty"
     REPLY_TOO_LONG = "with a response longer than max_length, which is left out"
+    OTHER_QUESTION = "whose responses begin with different questions"
+    CHANGED_LATER = "with an earlier turn of a response that the chat template changes later, so DPO does not train it"
 
 
 def join_faults(found: Iterable[Fault]) -> str:
@@ -66,15 +68,24 @@ def of_messages(messages: Messages) -> list[Fault]:
 
 
 def of_replies(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, replies: list[str | Messages], ids: list[int]
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | Messages,
+    replies: list[str | Messages],
+    ids: list[int],
+    spans: Sequence[list[int]],
 ) -> list[Fault]:
     """Return the faults of a prompt and of its compared responses.
 
     Args:
         ids: token ids of the prompt with one of the responses.
+        spans: of each response, see `replies_and_spans`.
     """
     messages = as_messages(prompt)
-    found = [fault for reply in replies for fault in of_messages(messages + as_reply(reply))]
+    trained = [sum(map(is_trained, as_reply(reply)[:-1])) + 1 for reply in replies]
+    has_changed = any(len(found) // 2 < count for found, count in zip(spans, trained, strict=True))
+    found = [Fault.CHANGED_LATER] * has_changed
+    found += [Fault.OTHER_QUESTION for reply in replies if as_reply(reply)[0]["role"] != "assistant"]
+    found += [fault for reply in replies for fault in of_messages(messages + as_reply(reply))]
     found += of_texts(tokenizer, [prompt, replies])
     return found + of_rendered(tokenizer, messages, ids) if tokenizer.chat_template else found
 

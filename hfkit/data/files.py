@@ -18,6 +18,7 @@ from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.explain_errors import chain_of, explain_file_error
 from hfkit.core.file_types import ROW_PER_LINE, file_type, suffix_of
+from hfkit.core.hub_retry import cached_if_unreachable
 from hfkit.core.limits import UnsafeFileError
 from hfkit.data.compression import unpacked
 from hfkit.data.file_sets import file_options, read_dataset, read_files
@@ -63,7 +64,8 @@ def read_rows(source: dict) -> tuple[Dataset, bool]:
     path = Path(source["path"])
     try:
         try:
-            return read_once(source)
+            with cached_if_unreachable(path):
+                return read_once(source)
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno:
                 raise

@@ -8,6 +8,7 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
+from hfkit.core.hub_retry import cached_if_unreachable
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep, passes
 from hfkit.data.compression import unpacked
@@ -52,7 +53,8 @@ def open_stream(source: dict) -> tuple[dict, datasets.IterableDataset, str, list
         arguments = builder_arguments(path)
         if arguments is None:
             arguments = {name: value for name, value in checked_source(source).items() if name != "split"}
-            builder = open_builder(arguments)
+            with cached_if_unreachable(path):
+                builder = open_builder(arguments)
         else:
             builder = datasets.load_dataset_builder(**arguments)
         if builder.name == "csv" and arguments["path"] != "csv":  # of a dataset on the Hub

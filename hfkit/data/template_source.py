@@ -1,6 +1,7 @@
 """Parses chat templates within the limits of `template_limits.py`: their variables, and whether they are Jinja."""
 
 import re
+from functools import lru_cache
 
 from jinja2 import TemplateSyntaxError, meta
 from transformers import PreTrainedTokenizerBase
@@ -31,9 +32,15 @@ def variables_in(template: str) -> set[str]:
         TemplateSyntaxError, or any other exception: it is not Jinja.
     """
     require_short(template)
+    return {*parsed_variables(template)}
+
+
+@lru_cache(maxsize=32)
+def parsed_variables(template: str) -> frozenset[str]:
+    """Return what `variables_in` does; a run reads the same template for each of its models."""
     environment = BoundedEnvironment(extensions=["jinja2.ext.loopcontrols"])
     with template_limits():
-        return meta.find_undeclared_variables(environment.parse(without_generation_tags(template)))
+        return frozenset(meta.find_undeclared_variables(environment.parse(without_generation_tags(template))))
 
 
 def template_fault(template: str) -> str | None:

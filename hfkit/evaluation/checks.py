@@ -15,28 +15,19 @@ from hfkit.config.evaluation import (
     SampleConfig,
     split_name,
 )
-from hfkit.config.fields import DatasetEntry
-from hfkit.config.labeling import LabelConfig
 from hfkit.config.validation import default_of
 from hfkit.core.errors import MISSING, HfkitError, Kind, Problem
 from hfkit.evaluation.answers import answer_extractor
 from hfkit.evaluation.bench_models import bench_models
+from hfkit.evaluation.key_checks import KEYS_OF_JUDGES, count_problems, entry_problems, judge_key_problems
 from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.reward_sources import reward_fault
 from hfkit.rlhf.reward_functions import check_reward_function
-from hfkit.stages.checks.data import single_pass_problems, source_problems
 from hfkit.stages.checks.files import folder_problems
 from hfkit.stages.checks.models import revision_problems, weights_problems
-from hfkit.stages.checks.numbers import RANGES
 from hfkit.stages.checks.rules import broken_rules
-
-POSITIVE_KEYS = (
-    *("max_rows", "max_prompts", "max_prompt_length", "response_length", "per_device_eval_batch_size"),
-    *("resamples", "diversity_prompts", "diversity_samples", "num_samples", "limit", "overlap"),
-)
-
 
 REPLY_KEYS = (
     *("max_prompts", "max_prompt_length", "response_length", "temperature", "chat_template_kwargs", "prompts"),
@@ -84,18 +75,6 @@ def reply_problems(config: ReplyFields) -> list[Problem]:
     problems = count_problems(config)
     if config.temperature < 0:
         problems.append(Problem("temperature", config.temperature, "must not be negative"))
-    return problems
-
-
-def count_problems(config: ReplyFields | BenchConfig | LabelConfig) -> list[Problem]:
-    """Return problems of counts that are not above 0, and of the seed."""
-    values = {field.name: getattr(config, field.name) for field in fields(config) if field.name in POSITIVE_KEYS}
-    problems = [
-        Problem(key, value, "must be above 0") for key, value in values.items() if value is not None and value <= 0
-    ]
-    low, high = RANGES["seed"]
-    if not low <= config.seed <= high:
-        problems.append(Problem("seed", config.seed, f"must be from {low} to {high}"))
     return problems
 
 
@@ -191,14 +170,9 @@ def engine_problems(config: ReplyFields, models: list[tuple[str, str]]) -> list[
 
 
 def judge_problems(config: ArenaConfig) -> list[Problem]:
-    """Return problems of a judge with missing keys, or with keys that it does not use."""
-    needed = {"reward": "reward_model", "function": "reward_function"}.get(config.judge)
-    given = [key for key in ("reward_model", "reward_function", "reward_columns") if getattr(config, key)]
-    read = {needed, "reward_columns"} if config.judge == "function" else {needed}
-    lacks = bool(needed) and getattr(config, needed) is None
-    rules = [(key not in read, key, f"has no effect with judge: {config.judge}", "judge") for key in given]
-    problems = broken_rules(config, [*rules, (lacks, needed, f"missing: judge: {config.judge} needs it", "judge")])
-    if lacks:
+    """Return problems of the keys of a judge, and of its function or model."""
+    problems = judge_key_problems(config)
+    if config.judge in KEYS_OF_JUDGES and getattr(config, KEYS_OF_JUDGES[config.judge]) is None:
         return problems
     if config.judge == "function":
         try:
@@ -234,8 +208,3 @@ def name_problems(key: str, given: list[str], keys: tuple[str, ...] = ()) -> lis
         for name, count in counts.items()
         if count > 1
     ]
-
-
-def entry_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
-    """Return problems of datasets that do not exist, or that set options other than the number of rows."""
-    return source_problems(key, entries) + single_pass_problems(key, entries)

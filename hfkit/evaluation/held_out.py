@@ -14,13 +14,15 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import spec_of
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import tokenizer_hash
-from hfkit.data.comparisons import COMPARISONS, comparison_encoder, encode_held_out
+from hfkit.data.columns import can_read
+from hfkit.data.comparisons import COMPARISONS, comparison_encoder, encode_held_out, mask_of
 from hfkit.data.conversions import prompt_of
 from hfkit.data.encoding import count_ids
 from hfkit.data.faults import Fault, split_faults
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, TEXT, encode_instructions, instruction_encoder
 from hfkit.data.messages import Messages
 from hfkit.data.packing import pack_documents
+from hfkit.data.source_rows import source_form
 from hfkit.data.splits import SplitStats, load_rows, load_splits
 from hfkit.models.micro_batches import batches_by_length, call_tokens
 from hfkit.models.token_predictions import cross_entropy, measure_predictions
@@ -110,7 +112,7 @@ def find_held_out(
 
     Args:
         record: of the run. PPO's rows have no responses, so the rows of the model that it started from are loaded.
-        are_pairs: whether it is the run of a reward model; a policy's run may have held out pairs too.
+        are_pairs: whether it is the run of a reward model; the rows of a policy may be pairs too.
         entries: datasets to use instead of those that the record names.
         seed: of the random choice among more than `limit` rows; None takes the first ones.
 
@@ -121,7 +123,8 @@ def find_held_out(
         record = record_of(start["path"], start["revision"] or "main") or {}
     spec, settings = spec_of(record.get("stage")), record.get("config", {})
     is_text = spec is not None and spec.form == "text" and not entries
-    of_policy = spec is not None and spec.form == "comparisons" and not entries and not are_pairs
+    is_of_pairs = spec is not None and spec.form == "comparisons"
+    of_policy = not are_pairs and (hold_comparisons(entries, is_of_pairs) if entries else is_of_pairs)
     columns = COMPARISONS if are_pairs or of_policy else TEXT if is_text else INSTRUCTIONS
     held_out = entries or [DatasetEntry(**entry) for entry in settings.get("eval_datasets") or []]
     if held_out:
@@ -145,12 +148,35 @@ def find_held_out(
     return HeldOut(rows, stats, are_pairs or of_policy, length, of_policy, None if entries else settings)
 
 
+def hold_comparisons(entries: list[DatasetEntry], is_preferred: bool) -> bool:
+    """Return whether datasets that are evaluated on by a policy hold pairs or rankings.
+
+    Args:
+        is_preferred: whether rows that are instructions too, such as those of KTO, count as comparisons.
+
+    Raises:
+        HfkitError: the rows cannot be read.
+    """
+
+    def can_be(entry: DatasetEntry, columns: list[str], named: set[str]) -> bool:
+        form = source_form(entry, columns)
+        return can_read(columns, form) if form else bool(named & {*(entry.columns or {})})
+
+    are_comparisons = all(can_be(entry, COMPARISONS, {"chosen", "replies"}) for entry in entries)
+    instructions = {*INSTRUCTIONS} - {"prompt", "tools"}
+    return are_comparisons and (is_preferred or not all(can_be(entry, INSTRUCTIONS, instructions) for entry in entries))
+
+
 def labeled(pairs: Dataset, side: int) -> Dataset:
     """Return encoded pairs with the `input_ids` and `labels` of their chosen (side 0) or rejected replies (1)."""
 
     def label(row: dict) -> dict:
-        ids, start = row[("chosen_ids", "rejected_ids")[side]], row["starts"][side]
-        return {"input_ids": ids, "labels": [IGNORE] * start + ids[start:]}
+        ids = row[("chosen_ids", "rejected_ids")[side]]
+        mask = mask_of(row["spans"][side], len(ids))
+        return {
+            "input_ids": ids,
+            "labels": [token if is_reply else IGNORE for token, is_reply in zip(ids, mask, strict=True)],
+        }
 
     return pairs.map(label)
 

@@ -127,9 +127,10 @@ def implicit_reward_metrics(config: EvaluateConfig, subject: Subject, held_out: 
 
     These are DPO's (Rafailov et al. 2023, arXiv 2305.18290, section 5); {} for a model that was not trained with DPO.
     """
-    settings = (record_of(subject.path, subject.revision) or {}).get("config", {})
+    record = record_of(subject.path, subject.revision) or {}
+    settings, spec = record.get("config", {}), spec_of(record.get("stage"))
     path, revision = kl_reference(config, subject)
-    if path is None or "beta" not in settings:
+    if path is None or "beta" not in settings or spec is None or spec.form != "comparisons":
         return {}
     rows, _ = held_out.encoded(subject.tokenizer, subject.context)
     sides, size = [labeled(rows, side) for side in (0, 1)], config.per_device_eval_batch_size

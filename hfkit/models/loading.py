@@ -4,6 +4,7 @@ A path may name a full model or a LoRA adapter, which is loaded with its base. W
 code in a model's repository is never run.
 """
 
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
@@ -213,7 +214,7 @@ def without_expert_dropout(config, task_type: TaskType = TaskType.CAUSAL_LM):
 
 
 def load_policy(
-    path: str, revision: str = "main", *, base: str | None = None, **options
+    path: str | os.PathLike, revision: str = "main", *, base: str | None = None, **options
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal LM to generate with, in eval mode, and its tokenizer, from a full model or an adapter.
 
@@ -227,6 +228,7 @@ def load_policy(
     Raises:
         HfkitError: the base is not the one that the adapter was trained on.
     """
+    path = os.fspath(path)
     source = Source.of(path, revision, base)
     require_supported(source)
     require_fitting(source)

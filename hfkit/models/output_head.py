@@ -48,7 +48,8 @@ scalings: WeakKeyDictionary[torch.nn.Module, Scaling | None] = WeakKeyDictionary
 
 def causal_model(model: torch.nn.Module) -> PreTrainedModel:
     """Return the Transformers model without DistributedDataParallel; LoRA layers stay in it."""
-    model = extract_model_from_parallel(model)
+    if not isinstance(model, PreTrainedModel | PeftModel):  # accelerate parses the metadata of packages at each call
+        model = extract_model_from_parallel(model)
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 

@@ -1,5 +1,7 @@
 """Scores responses with a reward model."""
 
+import os
+
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,7 +79,7 @@ class RewardModel:
         return rewards
 
 
-def load_reward(path: str, revision: str = "main", **options) -> RewardModel:
+def load_reward(path: str | os.PathLike, revision: str = "main", **options) -> RewardModel:
     """Load the reward model at a folder or Hub id, adapter or full, with its trained head.
 
     Args:
@@ -86,6 +88,7 @@ def load_reward(path: str, revision: str = "main", **options) -> RewardModel:
     Raises:
         HfkitError: the path has no reward model with one label, or its head is missing.
     """
+    path = os.fspath(path)
     tokenizer = load_tokenizer(path, revision)
     require_vocabulary(reward_source(path, revision, options.get("base")), tokenizer)
     return RewardModel(load_classifier(path, revision, **options), tokenizer)

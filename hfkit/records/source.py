@@ -7,7 +7,7 @@ from types import NoneType
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import load_json_file
-from hfkit.core.hub_fetch import fetch_file
+from hfkit.core.hub_fetch import fetch_file, missing_folder_error, require_model
 from hfkit.core.hub_ids import split_revision
 from hfkit.core.links import require_own_file
 from hfkit.records.bounds import adapter_fault, shown
@@ -39,12 +39,15 @@ class Source:
             base: where the adapter's base is now; overrides its config.
 
         Raises:
-            HfkitError: `base` is given for a full model; the base is an adapter itself; or the adapter's config has a
-                value of a wrong type or out of bounds.
+            HfkitError: there is no such model; `base` is given for a full model; the base is an adapter itself; or the
+                adapter's config has a value of a wrong type or out of bounds.
         """
+        if problem := missing_folder_error(path):
+            raise HfkitError(f"{path}: {problem}")
         path, revision = split_revision(path, revision)
         adapter = read_json(path, ADAPTER_CONFIG, revision)
         if adapter is None:
+            require_model(path, revision)
             if base is not None:
                 raise HfkitError(f"{path} is a full model and has no base: remove the base {base}")
             return cls(path, revision, path, revision, None)

@@ -22,6 +22,10 @@ WARNINGS = {
     "the policy is gaming its reward; raise {penalty}",
     "value": "the value model is worse than a constant (explained variance {last[val/explained_variance]:.2f}): raise "
     "vf_coef or value_learning_rate, or set value_warmup_steps",
+    "truncated": "no response ended within response_length, and mask_truncated_completions leaves such responses out "
+    "of the loss, so the update trained nothing: raise response_length, or set missing_eos_penalty instead",
+    "equal": "all responses to each prompt got the same reward in the last {updates} updates, which teaches nothing: "
+    "check the reward on rollouts.jsonl (sample_steps: 1), or raise num_generations or temperature",
 }
 
 
@@ -34,13 +38,17 @@ def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
 class TrainingMonitor:
     """Checks the metrics of each update, warns of each sign once, and stops above `max_kl` nats per response.
 
+    It also stops after `WINDOW` updates in a row that trained nothing, because all of their responses are truncated.
+
     Args:
         penalty: the key that keeps the policy close to its reference; `bonus`: those that keep its entropy up.
+        masks_truncated: whether the loss leaves out responses that have not ended.
     """
 
     max_kl: float
     penalty: str = "kl_coef"
     bonus: str = "kl_coef or entropy_coef"
+    masks_truncated: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     reported: set[str] = field(default_factory=set)
 
@@ -76,18 +84,25 @@ class TrainingMonitor:
                 f"KL {kl:.2f} exceeds max_kl={self.max_kl}. The policy may be gaming its reward: raise "
                 f"{self.penalty} or lower learning_rate"
             )
+        if self.masks_truncated and self.are_last("val/ended", 0.0):
+            return f"in {WINDOW} updates in a row, {WARNINGS['truncated']}"
         return None
+
+    def are_last(self, name: str, value: float, count: int = WINDOW) -> bool:
+        """Return whether a metric had this value in each of the last `count` updates."""
+        found = [row.get(name) for row in self.history[-count:]]
+        return found == [value] * count
 
     def new_warnings(self, metrics: dict[str, float]) -> list[str]:
         """Add the metrics of an update; return new warnings, from the first `WINDOW` updates and the last ones."""
         self.history.append(metrics)
         if len(self.history) > 2 * WINDOW:
             del self.history[WINDOW]
-        if len(self.history) < 2 * WINDOW:
-            return []
         first, last = mean_metrics(self.history[:WINDOW]), mean_metrics(self.history[-WINDOW:])
-        found = signs_between(first, last)
-        keys = {"penalty": self.penalty, "bonus": self.bonus}
+        found = signs_between(first, last) if len(self.history) == 2 * WINDOW else set()
+        found |= {"truncated"} if self.masks_truncated and self.are_last("val/ended", 0.0, 1) else set()
+        found |= {"equal"} if self.are_last("frac_reward_zero_std", 1.0) else set()
+        keys = {"penalty": self.penalty, "bonus": self.bonus, "updates": WINDOW}
         texts = {sign: text.format(first=first, last=last, **keys) for sign, text in WARNINGS.items() if sign in found}
         new = [text for sign, text in texts.items() if sign not in self.reported]
         self.reported |= found

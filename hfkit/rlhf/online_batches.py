@@ -26,10 +26,14 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
 
     A batch of TRL has N prompts, padded on the left, and N responses, padded on the right: `prompt_ids` and
     `prompt_mask` (N, P), `completion_ids` and `completion_mask` (N, R), `advantages` (N,).
+
+    Attributes:
+        learned_from: tokens and responses in the loss of each pass of the update, in this process, int64 (2,) each.
     """
 
     args: GRPOArguments | RLOOArguments
     policy: Model
+    learned_from: list[torch.Tensor]
     aux_loss_enabled: bool  # TRL's trainers set it
     # TRL's GRPOTrainer sets these two; RLOO has one loss, with the probability ratio of a whole response
     loss_type: str = ""
@@ -46,6 +50,8 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
         """Return the loss of a batch, a scalar; the gradients of all micro-batches but the last are added already."""
+        lengths = inputs["completion_mask"].sum(1)
+        self.learned_from.append(torch.stack([lengths.sum(), (lengths > 0).sum()]))
         with keep_input_dtype(self.policy, self.accelerator.native_amp):
             if not self.is_cut:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

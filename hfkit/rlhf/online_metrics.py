@@ -2,11 +2,20 @@
 
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
-from hfkit.core.compat_logged import add_logged, logged_counts, logged_since
+from hfkit.core.compat_logged import add_logged, logged_counts, logged_since, values_since
+from hfkit.rlhf.arguments import GRPOArguments
 
-OF_REPLIES = ("objective/scores", "val/reply_length", "val/repetition", "kl")
+OF_REPLIES = (
+    "objective/scores",
+    "val/reply_length",
+    "val/ended",
+    "val/repetition",
+    "frac_reward_zero_std",
+    "kl",
+)
 """Metrics that are measured when responses are sampled (`kl` only by RLOO). Every update that learns from these
 responses logs them, also an update that samples nothing."""
 
@@ -14,8 +23,9 @@ responses logs them, also an update that samples nothing."""
 class OnlineMetrics(TrainerCallback):
     """Logs `objective/kl` (nats per response) and `objective/entropy` (nats per token), and checks each update.
 
-    `objective/kl` is TRL's `kl`, a mean over tokens, times the mean length of the responses. TRL estimates it by k3 in
-    GRPO and by k1 in RLOO (http://joschu.net/blog/kl-approx.html). Without a KL term (`beta: 0`) there is none.
+    `objective/kl` is TRL's `kl`, a mean over tokens, times the mean length of the responses: in GRPO of those that the
+    update learns from, in RLOO of all sampled ones. TRL estimates it by k3 in GRPO and by k1 in RLOO
+    (http://joschu.net/blog/kl-approx.html). Without a KL term (`beta: 0`) there is none.
 
     Args:
         trainer: an `OnlineTraining`.
@@ -31,6 +41,7 @@ class OnlineMetrics(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.before = logged_counts(self.trainer, "train")
+        self.trainer.learned_from.clear()
 
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
@@ -38,6 +49,18 @@ class OnlineMetrics(TrainerCallback):
         trainer.of_replies |= {name: found[name] for name in OF_REPLIES if name in found}
         metrics = {**trainer.of_replies, "objective/entropy": found["entropy"]}
         if "kl" in metrics:
-            metrics["objective/kl"] = metrics.pop("kl") * metrics["val/reply_length"]
+            kl = metrics.pop("kl")
+            in_loss = isinstance(args, GRPOArguments)  # RLOO measures it when it samples
+            metrics["objective/kl"] = self.kl_of_update() if in_loss else kl * metrics["val/reply_length"]
         add_logged(trainer, {name: value for name, value in metrics.items() if name not in found})
         trainer.stopped = trainer.monitor.check(metrics, args, state, control) or trainer.stopped
+
+    def kl_of_update(self) -> float:
+        """Return the mean KL of the responses that the update learned from, in nats.
+
+        TRL logs the mean over the tokens of each pass.
+        """
+        of_tokens = values_since(self.trainer, self.before, "kl")
+        counts = self.trainer.accelerator.reduce(torch.stack(self.trainer.learned_from), "sum").tolist()
+        nats = sum(kl * tokens for kl, (tokens, _) in zip(of_tokens, counts, strict=True))
+        return nats / max(sum(replies for _, replies in counts), 1)

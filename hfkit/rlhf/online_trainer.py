@@ -92,7 +92,9 @@ class OnlineTraining(OnlineBatches):
         self.engine = policy_engine(args, self.policy, processing_class, [self.policy], longest)
         self.rollouts = Rollouts(self.engine, self.policy, args, self.stop_token_ids)
         self.rollout_log = RolloutLog(str(args.output_dir), processing_class)
-        self.monitor = TrainingMonitor(args.max_kl, penalty="beta", bonus="beta")
+        masks = args.mask_truncated_completions
+        self.monitor = TrainingMonitor(args.max_kl, penalty="beta", bonus="beta", masks_truncated=masks)
+        self.learned_from = []
         self.stopped: str | None = None
         self.of_replies: dict[str, float] = {}
         self.boundary: tuple[int, Any] | None = None

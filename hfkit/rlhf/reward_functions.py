@@ -18,6 +18,8 @@ from hfkit.data.messages import Messages
 
 RewardFunction = Callable[..., Iterable[float]]
 """f(prompts, replies, **columns): one finite number for each response."""
+NAMES_OF_REPLIES = ("completions", "responses", "replies", "outputs", "generations")
+"""Names that a first argument must not have: TRL calls f(completions, answer) by name, hfkit f(prompts, replies)."""
 
 
 _given: dict[str, RewardFunction] = {}
@@ -76,6 +78,8 @@ def check_reward_function(path: str, columns: Sequence[str]) -> None:
         return
     signature = inspect.signature(function)
     try:
+        if next(iter(signature.parameters), "") in NAMES_OF_REPLIES:
+            raise TypeError("the prompts would be passed as the responses")
         signature.bind([], [], **dict.fromkeys(columns))
     except TypeError as error:
         called = ", ".join(["prompts", "replies", *columns])

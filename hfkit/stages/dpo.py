@@ -111,7 +111,7 @@ def main(config: DPOConfig) -> Path:
 
 
 def encode_pairs(rows: Dataset, tokenizer, stats, config: DPOConfig) -> Dataset:
-    """Return encoded pairs: `chosen_ids`, `rejected_ids` and `starts`; a ranking becomes all of its pairs."""
+    """Return encoded pairs: `chosen_ids`, `rejected_ids` and `spans`; a ranking becomes all of its pairs."""
     encoded = encode_comparisons(rows, tokenizer, stats, config)
     return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
 
@@ -133,7 +133,7 @@ def sampled_prompts(pairs: Dataset, config: DPOConfig, model) -> Dataset:
     Prompts that leave no room for a response in the model's context are skipped, with a warning: `max_length` limits a
     prompt with its responses, which may be shorter than the sampled ones.
     """
-    prompts = {tuple(row["chosen_ids"][: row["starts"][0]]): None for row in pairs} if config.eval_prompts else {}
+    prompts = {tuple(row["chosen_ids"][: row["spans"][0][0]]): None for row in pairs} if config.eval_prompts else {}
     context = context_tokens(model.config) or math.inf
     fitting = [list(prompt) for prompt in prompts if len(prompt) + config.response_length <= context]
     if len(fitting) < len(prompts):

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from hfkit.config.fields import ModelFields, OptimizerFields, models_named
+from hfkit.config.fields import ModelFields, models_named
 from hfkit.config.learning_rates import rate_warning
+from hfkit.config.trainer_fields import OptimizerFields
 from hfkit.core.agreement import require_same
 from hfkit.core.console import say, warn
 from hfkit.core.launch import engine, world_size

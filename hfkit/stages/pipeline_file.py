@@ -152,7 +152,7 @@ def read_layers(path: Path, key: str, given: object, problems: list[Problem]) ->
 
 def find_yaml(path: Path, key: str, file: str, problems: list[Problem]) -> str | None:
     """Return the path of a file that a pipeline's YAML names, or add a problem and return None."""
-    found = resolve_path(file, path.parent, os.path.isfile, key, problems)
+    found = resolve_path(file, path.parent, os.path.isfile)
     if os.path.isfile(found):
         return found
     problems.append(Problem(key, file, f"no such file in {path.parent} or in the current folder"))

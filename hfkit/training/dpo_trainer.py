@@ -11,6 +11,7 @@ from trl import DPOTrainer
 from hfkit.config.stages import OF_THE_BATCH
 from hfkit.core.compat import EncodedRows
 from hfkit.core.compat_logged import logged_counts, pop_logged, weigh_logged
+from hfkit.data.comparisons import mask_of
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.training.micro_batching import Batch, MicroBatching
@@ -22,11 +23,9 @@ REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 class PairCollator:
     """Collates N encoded pairs for TRL's DPOTrainer: N chosen sequences, then N rejected ones, padded on the right.
 
-    TRL's own collator expects one prompt for both sides; here each side has its own (`starts`).
-
-    Returns `input_ids`, `attention_mask` and `completion_mask`, int64 (2N, T) each; the last is 1 on the tokens of the
-    responses. Rows with precomputed log-probabilities of the reference add `ref_chosen_logps` and `ref_rejected_logps`,
-    float32 (N,) each.
+    Returns `input_ids`, `attention_mask` and `completion_mask`, int64 (2N, T) each. The last is 1 on the assistant's
+    tokens after the prompt (`spans`); TRL's own collator sets it on the user's turns there too. Rows with precomputed
+    log-probabilities of the reference add `ref_chosen_logps` and `ref_rejected_logps`, float32 (N,) each.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -36,9 +35,8 @@ class PairCollator:
         ids = [row[name] for name in ("chosen_ids", "rejected_ids") for row in rows]
         options = {"padding_side": "right", "pad_to_multiple_of": self.pad_to_multiple_of, "return_tensors": "pt"}
         batch = dict(self.tokenizer.pad({"input_ids": ids}, **options))
-        starts = torch.tensor([row["starts"][side] for side in (0, 1) for row in rows])
-        follows = torch.arange(batch["input_ids"].shape[1]) >= starts.unsqueeze(1)
-        batch["completion_mask"] = batch["attention_mask"] * follows
+        spans, length = [row["spans"][side] for side in (0, 1) for row in rows], batch["input_ids"].shape[1]
+        batch["completion_mask"] = torch.tensor([mask_of(one, length) for one in spans], dtype=torch.int64)
         return batch | {name: torch.tensor([row[name] for row in rows]) for name in REFERENCE if name in rows[0]}
 
 
@@ -60,6 +58,21 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
     def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:
         """Return False: losses of micro-batches are means, and do not add up."""
         return False
+
+    def can_join(self, batches: list[Batch], items: torch.Tensor | int | None) -> bool:
+        """Return whether the batches of a step have equally many pairs: then the mean of their losses is that of all.
+
+        TRL gathers the metrics of a batch, so several processes compute it alone.
+        """
+        return self.accelerator.num_processes == 1 and len({len(batch["input_ids"]) for batch in batches}) == 1
+
+    def join(self, batches: list[Batch]) -> Batch:
+        """Return the pairs of several batches as one batch: all chosen sequences, then all rejected ones."""
+        count = len(batches[0]["input_ids"]) // 2
+        of_pairs = {name: torch.cat([batch[name] for batch in batches]) for name in REFERENCE if name in batches[0]}
+        joined = super().join([{name: batch[name] for name in batch if name not in REFERENCE} for batch in batches])
+        sides = torch.arange(2 * count * len(batches)).view(len(batches), 2, count).transpose(0, 1).flatten()
+        return {name: values[sides.to(values.device)] for name, values in joined.items()} | of_pairs
 
     def weight(self, batch: Batch) -> torch.Tensor:
         """Return the number of pairs, which the loss is a mean over, int64 ()."""

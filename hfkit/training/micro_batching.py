@@ -34,7 +34,12 @@ class MicroBatching(KeepsLogs, Trainer):
 
     Args:
         max_tokens: of a micro-batch, padding included; None keeps the batches of the data loader.
+
+    Attributes:
+        joined: number of batches of the current step that are computed as one.
     """
+
+    joined = 1
 
     def __init__(self, *args, max_tokens: int | None, **kwargs):
         self.max_tokens = max_tokens
@@ -47,10 +52,11 @@ class MicroBatching(KeepsLogs, Trainer):
     # Training
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
-        """Return the batches of a step, all rows in the last one if their losses add up, and the number of labels."""
+        """Return the batches of a step, all rows in the last one if its loss is the same, and the number of labels."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.max_tokens and len(batches) > 1 and self.adds_up(batches[0], items):
-            joined = self.join(batches)
+        self.joined = 1
+        if self.max_tokens and len(batches) > 1 and self.can_join(batches, items):
+            joined, self.joined = self.join(batches), len(batches)
             batches = [{name: tensor[:0] for name, tensor in joined.items()}] * (len(batches) - 1) + [joined]
         return batches, items
 
@@ -69,7 +75,7 @@ class MicroBatching(KeepsLogs, Trainer):
         weights = torch.stack([self.weight(part) for part in parts])
         for index, part in enumerate(parts):
             if not self.adds_up(part, num_items_in_batch):
-                part["share"] = weights[index] / weights.sum()
+                part["share"] = self.joined * weights[index] / weights.sum()
             is_last = index == len(parts) - 1
             # FSDP2 would keep whole gradients in each process, which are small only for an adapter
             sums_later = not is_last and (isinstance(self.model, PeftModel) or not is_sharded(model))
@@ -99,6 +105,10 @@ class MicroBatching(KeepsLogs, Trainer):
             return 0.0
         times = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return getattr(config, ROUTER_KEY, 0.0) * aux_loss * (times - 1 / self.current_gradient_accumulation_steps)
+
+    def can_join(self, batches: list[Batch], items: torch.Tensor | int | None) -> bool:
+        """Return whether the loss of a step is the same if the rows of its batches are in one batch."""
+        return self.adds_up(batches[0], items)
 
     def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:
         """Return whether a step's loss is the sum of its parts' losses, given the number of its labels, if known."""

@@ -290,6 +290,19 @@ def test_a_reply_cannot_command_the_terminal():
     assert printable(hostile) == r"a\x1b]0;owned\x07b\x1b[2Jc\rd\x9b31me\u202ef\x00"
 
 
+def test_a_run_that_is_not_done_names_its_newest_checkpoint(sft_dir, tmp_path, capsys):
+    begun = tmp_path / "begun"
+    for step in (9, 10):
+        shutil.copytree(
+            sft_dir, begun / f"checkpoint-{step}", ignore=shutil.ignore_patterns("checkpoint-*", "hfkit.json")
+        )
+    (begun / "hfkit.json").write_text('{"stage": "sft", "status": "running"}')
+    assert main(["chat", str(begun), "--prompt", "Who?"]) == 1
+    checkpoint = re.search(r"finish it first, or name its checkpoint: (\S+)", capsys.readouterr().err)[1]
+    assert checkpoint == str(begun / "checkpoint-10")
+    assert main(["chat", checkpoint, "--prompt", "Who?", "--length", "3"]) == 0
+
+
 @pytest.mark.parametrize(
     ("path", "reported"),
     [
@@ -317,6 +330,7 @@ def test_what_cannot_be_talked_with_is_reported(runs, ppo_dir, tmp_path, capsys,
         (["--temperature", "-1"], "temperature: -1.0 -> expected a number of at least 0"),
         (["--length", "0"], "length: 0 -> expected a number of tokens, at least 1"),
         (["--adapter", "{base}"], "is a full model, not an adapter: show it side by side with --against"),
+        (["--adapter", "runs/nowhere"], "runs/nowhere: neither a folder nor a model in the Hub's cache"),
     ],
 )
 def test_what_makes_no_sense_is_reported(sft_dir, base_dir, capsys, words, reported):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from quick import mostly_slow
 
 from hfkit.cli import main
 from hfkit.core.files import read_json_mapping
@@ -21,7 +22,10 @@ def words(base_dir, data, tmp_path):
     return make
 
 
-@pytest.mark.parametrize(("stage", "rows"), [("sft", "turns.jsonl"), ("reward", "pairs.jsonl")])
+SFT = ("sft", "turns.jsonl")
+
+
+@pytest.mark.parametrize(("stage", "rows"), mostly_slow([SFT, ("reward", "pairs.jsonl")], [SFT]))
 def test_runs_of_each_size_and_seed_are_measured_on_the_same_rows(words, tmp_path, capfd, stage, rows):
     assert main([*words(stage, rows), "--sizes", "16", "8", "--seeds", "0", "1"]) == 0
     folder = tmp_path / "curve"

@@ -25,7 +25,10 @@ def data_verb(tmp_path, tokenizer_dir, base_dir, capsys):
 
     def run(command: str, stage: str, rows: list[dict], *flags: str, **config) -> tuple[int, str, str]:
         values = {"datasets": [{"path": write_rows(tmp_path / "rows.jsonl", rows)}]}
-        values |= {"output_dir": str(tmp_path / "out"), **({"max_length": 64} if stage in ("sft", "reward") else {})}
+        values |= {
+            "output_dir": str(tmp_path / "out"),
+            **({"max_length": 64} if stage in ("sft", "reward", "dpo") else {}),
+        }
         values |= {"max_prompt_length": 64} if stage == "ppo" else {}
         start = "tokenizer_name_or_path" if stage == "pretrain" else "model_name_or_path"
         values |= {} if stage == "tokenizer" else {start: str(tokenizer_dir if stage == "pretrain" else base_dir)}
@@ -221,6 +224,17 @@ def test_preview_shows_the_rows_of_every_stage(data_verb, stage, row, config, re
     status, out, _ = data_verb("preview", stage, [row], **config)
     assert status == 0
     assert reported in out
+
+
+def test_preview_of_pairs_marks_every_turn_of_the_assistant_after_the_common_ones(data_verb):
+    def chat(*texts: str) -> list[dict]:
+        return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
+
+    row = {"chosen": chat("Ann?", "Red.", "Bob?", "Blue."), "rejected": chat("Ann?", "Green.", "Why?", "Oh.")}
+    status, out, _ = data_verb("preview", "dpo", [row])
+    assert status == 0
+    assert "chosen: <|user|>\nAnn?\n<|assistant|>\n[[Red.<|endoftext|>]]\n<|user|>\nBob?\n<|assistant|>\n[[Blue." in out
+    assert "[[Green.<|endoftext|>]]\n<|user|>\nWhy?\n<|assistant|>\n[[Oh.<|endoftext|>]]" in out
 
 
 def test_preview_shows_the_rows_that_are_lost_with_the_reason(data_verb):

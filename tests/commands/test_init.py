@@ -125,6 +125,8 @@ def test_pairs_of_another_format_are_also_instructions(files, base_dir):
     assert init(base_dir, "--data", files["alpaca_pairs"], "--output_dir", "mine") == 0
     columns = {"prompt": "{instruction}\n\n{input}", "response": "chosen"}
     assert read()["sft"]["datasets"] == [{"path": "alpaca_pairs.jsonl", "columns": columns}]
+    written = Path("mine/sft.yaml").read_text()
+    assert r'columns: {prompt: "{instruction}\n\n{input}", response: chosen}' in written
     assert read()["reward"]["datasets"] == [{"path": "alpaca_pairs.jsonl"}]
 
 

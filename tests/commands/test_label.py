@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 from conftest import write_rows
+from forks import run
 from label_pages import Labeler, request
 
 from hfkit.core.files import read_json_mapping
@@ -326,3 +327,17 @@ def test_opening_two_hundred_rows_sends_one(start):
     assert status == 200 and "<html" in page and "Answer 0" not in page
     assert given["total"] == 200 and len(given["row"]["replies"]) == 4
     assert json.dumps(given).count("Answer ") == 4
+
+
+LOADED = """
+import sys
+from hfkit.cli import main
+assert main(sys.argv[1:]) == 0
+print(sorted({"peft", "trl", "transformers.modeling_utils"} & {*sys.modules}))
+"""
+
+
+def test_people_do_not_wait_for_the_libraries_of_training(tmp_path):
+    file = write_rows(tmp_path / "rows.jsonl", samples(2))
+    ran = run(LOADED, "label", file, "--export", "--output_dir", tmp_path / "labels", has_libraries=False)
+    assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, "[]"), ran.stderr

@@ -29,9 +29,9 @@ from hfkit.training.memory.shapes import roles_of
 @pytest.mark.parametrize(
     ("capacity", "bits", "enough"), [(15, "load_in_8bit", True), (10, "load_in_4bit", True), (7, "load_in_4bit", False)]
 )
-def test_advice_is_of_flags_that_lower_the_peak_and_says_which_are_enough(folder_of, tmp_path, capacity, bits, enough):
+def test_advice_is_of_flags_that_lower_the_peak_and_says_which_are_enough(llama_8b, tmp_path, capacity, bits, enough):
     card = Device("a card", capacity * 10**9, 600_000_000, is_gpu=True)
-    stage = plan_8b(folder_of, tmp_path, load_in_4bit=False, gradient_checkpointing=False, dtype="bfloat16")
+    stage = plan_8b(llama_8b, tmp_path, load_in_4bit=False, gradient_checkpointing=False, dtype="bfloat16")
     now, found = plan_memory(stage, card).peak, remedies(stage, card)
     assert now > card.capacity
     assert all(remedy.peak < now for remedy in found)
@@ -40,15 +40,15 @@ def test_advice_is_of_flags_that_lower_the_peak_and_says_which_are_enough(folder
     assert found[-1].flags.keys() >= {"gradient_checkpointing", bits}
 
 
-def test_whole_weights_are_not_advised_to_be_trained_in_16_bits(stage_for, folder_of):
-    stage = stage_for("sft", model_name_or_path=folder_of(LLAMA_8B, weights=False))
+def test_whole_weights_are_not_advised_to_be_trained_in_16_bits(stage_for, llama_8b):
+    stage = stage_for("sft", model_name_or_path=llama_8b)
     found = remedies(stage, Device("a small machine", plan_memory(stage, CPU).peak // 2, 0, is_gpu=False))
     assert any("dtype" in remedy.flags for remedy in found)
     assert all(remedy.flags.get("use_peft") for remedy in found if "dtype" in remedy.flags)
 
 
-def test_quantization_of_full_fine_tuning_is_advised_with_a_base_in_16_bits(stage_for, folder_of):
-    stage = stage_for("sft", model_name_or_path=folder_of(LLAMA_8B, weights=False), dtype="float32")
+def test_quantization_of_full_fine_tuning_is_advised_with_a_base_in_16_bits(stage_for, llama_8b):
+    stage = stage_for("sft", model_name_or_path=llama_8b, dtype="float32")
     found = remedies(stage, Device("a GPU", 24 * 10**9, 0, is_gpu=True))
     quantized = [remedy for remedy in found if remedy.flags.get("load_in_4bit")]
     assert quantized and all(remedy.flags["dtype"] == "bfloat16" for remedy in quantized)
@@ -162,8 +162,8 @@ def test_what_a_run_chooses_is_what_must_fit(folder_of, tmp_path, capsys):
 EXPLICIT = ("--gradient_checkpointing=false",)
 
 
-def test_no_weights_are_read(folder_of, tmp_path, capsys):
-    folder = folder_of(LLAMA_8B, weights=False)
+def test_no_weights_are_read(llama_8b, tmp_path, capsys):
+    folder = llama_8b
     assert not list(Path(folder).glob("*.safetensors"))
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(ROWS["sft"][0]) + "\n")
@@ -231,9 +231,9 @@ def test_help_is_light():
     assert time.time() - started < 2  # 0.1 s on an idle machine
 
 
-def test_rollouts_over_a_4_bit_base_hold_merged_copies_where_they_fit(folder_of, tmp_path):
+def test_rollouts_over_a_4_bit_base_hold_merged_copies_where_they_fit(llama_8b, tmp_path):
     """In bfloat16, of all 224 matrices of 32 layers: 14 GB."""
-    plans, merged = {}, plan_8b(folder_of, tmp_path, dtype="bfloat16")
+    plans, merged = {}, plan_8b(llama_8b, tmp_path, dtype="bfloat16")
     stages = [merged, replace(merged, config=replace(merged.config, merge_in_rollouts=False))]
     for capacity in (80, 20):
         card = Device("a card", capacity * 10**9, 600_000_000, is_gpu=True)
@@ -242,9 +242,9 @@ def test_rollouts_over_a_4_bit_base_hold_merged_copies_where_they_fit(folder_of,
     assert plans[20][0] == plans[20][1] == plans[80][1]
 
 
-def test_rollouts_with_vllm_hold_its_share_of_the_gpu_or_the_buffers_for_a_server(folder_of, tmp_path):
+def test_rollouts_with_vllm_hold_its_share_of_the_gpu_or_the_buffers_for_a_server(llama_8b, tmp_path):
     card = Device("a card", 80 * 10**9, 600_000_000, is_gpu=True)
-    stage = plan_8b(folder_of, tmp_path, rollout_engine="vllm", vllm_gpu_memory_utilization=0.4)
+    stage = plan_8b(llama_8b, tmp_path, rollout_engine="vllm", vllm_gpu_memory_utilization=0.4)
     server = replace(stage, config=replace(stage.config, vllm_mode="server"))
     inside, outside = (plan_memory(one, card).phases["rollout"] for one in (stage, server))
     merged = 2 * 4 * 128256 * 4096  # the largest matrix in float32, and its change

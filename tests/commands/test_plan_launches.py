@@ -63,6 +63,22 @@ def test_a_launch_in_which_the_stage_fits_is_recommended_and_fits(plan):
     plan("--gpu", "2", "--processes", str(int(processes) // 2), "--engine", engine, status=1, **settings)
 
 
+def test_a_launch_keeps_the_processes_that_are_planned_if_an_engine_fits(plan):
+    settings = {"shape": LARGE, "max_length": 512, "per_device_train_batch_size": 1}
+    fewest = int(re.search(r"--processes (\d+) --engine", plan("--gpu", "2", status=1, **settings))[1])
+    assert fewest < 16
+    assert "--processes 16 --engine" in plan("--gpu", "2", "--processes", "16", status=1, **settings)
+
+
+def test_a_peak_that_just_fits_is_reported_with_the_flags_that_leave_more(plan):
+    settings = {"max_length": 512, "per_device_train_batch_size": 8, "use_peft": True, "gradient_checkpointing": False}
+    peak = float(re.search(r"│ ([\d.]+) MB │ \w+ │", plan("--gpu", "64", **settings))[1])
+    shown = plan("--gpu", str(peak / 1000 / 0.95), **settings)
+    assert "sft just fits: its peak of " in shown and "is 95% of" in shown
+    assert "--per_device_train_batch_size 4 --gradient_accumulation_steps 2" in shown
+    assert "just fits" not in plan("--gpu", str(peak / 1000 / 0.85), **settings)
+
+
 @pytest.mark.parametrize(
     ("words", "settings", "expected"),
     [

@@ -52,7 +52,7 @@ def remedies(config_class, **given) -> dict[str, str]:
         (SFTConfig, "enable_thinking", False, "unknown; chat_template_kwargs: {enable_thinking: false}"),
         (PPOConfig, "ppo_score_norm", True, "unknown; hfkit calls it normalize_rewards"),
         (SFTConfig, "use_galore", True, "unknown; remove it (--help lists the keys)"),  # similar to use_rslora
-        (SFTConfig, "stage", "sft", "unknown; the verb is the stage: hfkit sft FILE"),
+        (SFTConfig, "stage", "sft", "unknown; the verb is the stage (hfkit sft FILE, hfkit dpo FILE): remove it"),
     ],
 )
 def test_a_key_of_another_tool_is_an_error_that_names_ours(config_class, key, value, remedy):
@@ -95,6 +95,10 @@ def test_verbs_that_are_named_exist():
     for advice in table()["verbs"].values():
         words = [part.split()[1] for part in advice.split("`")[1::2] if part.startswith("hfkit ")]
         assert {*words} - {"--version"} <= {*cli.all_verbs()}
+
+
+def test_a_verb_of_hfkit_is_not_listed_as_one_of_another_tool():
+    assert not {*table()["verbs"]} & {*cli.all_verbs()}
 
 
 def test_no_line_of_the_table_is_given_twice():

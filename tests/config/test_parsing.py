@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import pytest
 
-from hfkit.config.parsing import load_config, parse
-from hfkit.config.stages import SFTConfig
+from hfkit.config.parsing import Layer, load_config, parse
+from hfkit.config.stages import GRPOConfig, SFTConfig
 from hfkit.core.errors import ConfigError, Problem
 
 
@@ -43,6 +43,58 @@ class Stage:
     @classmethod
     def refused_field(cls, name):
         return {"trust_remote_code": "hfkit runs no remote code"}.get(name)
+
+
+READ_AS = [
+    ("bf16", "auto", None),
+    ("gradient_checkpointing", "auto", None),
+    ("resume_from_checkpoint", "latest", True),
+    ("resume_from_checkpoint", None, False),
+    ("report_to", ["tensorboard"], ["tensorboard"]),
+    ("report_to", None, "none"),
+    ("eval_strategy", False, "no"),
+    ("save_strategy", False, "no"),
+    ("hub_revision", None, "main"),
+    ("dtype", "bf16", "bfloat16"),
+    ("dtype", "torch.float16", "float16"),
+]
+
+
+def test_grpos_scale_rewards_may_be_true_or_false():
+    found = [load_config(GRPOConfig, {"output_dir": "out", "scale_rewards": value}) for value in (True, False)]
+    assert [config.scale_rewards for config in found] == ["group", "none"]
+
+
+@pytest.mark.parametrize(("key", "value", "read"), READ_AS)
+def test_values_of_transformers_are_read_as_hfkits_own(key, value, read):
+    assert getattr(load_config(SFTConfig, {"output_dir": "out", key: value}), key) == read
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "read"),
+    [
+        (["--bf16", "auto"], "bf16", None),
+        (["--report_to", "tensorboard", "trackio"], "report_to", ["tensorboard", "trackio"]),
+        (["--report_to", "none"], "report_to", "none"),
+        (["--resume_from_checkpoint", "true"], "resume_from_checkpoint", True),
+        (["--dtype", "bf16"], "dtype", "bfloat16"),
+    ],
+)
+def test_values_of_transformers_are_read_from_flags_too(flags, key, read):
+    assert getattr(parse(SFTConfig, ["--output_dir", "out", *flags], "hfkit sft", ""), key) == read
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("resume_from_checkpoint", "runs/a/checkpoint-5", "true resumes .* name it in model_name_or_path"),
+        ("save_strategy", "best", "set load_best_model_at_end: true and save_strategy as eval_strategy"),
+        ("max_length", None, "set at most the model's context"),
+    ],
+)
+def test_values_of_transformers_that_hfkit_cannot_use_have_a_remedy(key, value, remedy):
+    with pytest.raises(ConfigError, match=f"{key}: .* {remedy}"):
+        load_config(SFTConfig, {"output_dir": "out", key: value})
 
 
 def contradictions(config):
@@ -98,6 +150,21 @@ def test_yaml_values(tmp_path, text, name, expected):
     value = getattr(from_yaml(tmp_path, f"model: m\n{text}\n"), name)
     assert value == expected
     assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize("name", ["lora_r", "bf16", "betas", "options", "datasets", "torch_compile"])
+def test_a_key_without_a_value_has_its_default(tmp_path, name):
+    assert from_yaml(tmp_path, f"model: m\n{name}:\n") == from_yaml(tmp_path, "model: m\n")
+
+
+def test_a_required_key_needs_a_value(tmp_path):
+    assert reported(from_yaml, tmp_path, "model:\n")["model"][1].startswith("required")
+
+
+def test_a_key_without_a_value_takes_back_that_of_an_earlier_file():
+    layers = [Layer({"lora_r": 8, "torch_compile": True}), Layer({"lora_r": None, "torch_compile": None})]
+    config = parse(Stage, ["--model", "m"], "hfkit stage", "", layers=layers)
+    assert config == from_flags()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +224,6 @@ def test_flag_values(flags, name, expected):
         ("lora_r: 16.5", "lora_r", 16.5, "expected integer"),
         ("lora_r: '16'", "lora_r", "16", "expected integer"),
         ("lora_r: true", "lora_r", True, "expected integer"),
-        ("lora_r:", "lora_r", None, "expected integer"),
         ("max_steps: 1.5", "max_steps", 1.5, "expected integer"),
         ("learning_rate: fast", "learning_rate", "fast", "expected number"),
         ("learning_rate: true", "learning_rate", True, "expected number"),

@@ -1,12 +1,11 @@
 """Libraries print no warnings, unless HFKIT_DEBUG=1 asks for them."""
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
 import torch
+from forks import run
 
 CODE = """
 from hfkit.core.console import quiet_libraries
@@ -22,6 +21,6 @@ get_accelerator()
 def test_deepspeed_does_not_warn_that_there_is_no_gpu(debug):
     env = {**os.environ, "HFKIT_DEBUG": debug}
     env.pop("DS_ACCELERATOR", None)
-    ran = subprocess.run([sys.executable, "-c", CODE], env=env, capture_output=True, text=True)
+    ran = run(CODE, env=env, has_libraries=False)
     assert ran.returncode == 0, ran.stderr
     assert ("Setting accelerator to CPU" in ran.stdout + ran.stderr) == (debug == "1")

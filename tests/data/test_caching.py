@@ -193,6 +193,8 @@ def test_a_file_of_another_kind_is_found_again(tmp_path, tokenizer, cache):
 SLOW = """
 import sys, time
 from functools import partial
+from pathlib import Path
+import datasets
 from datasets import Dataset
 from hfkit.data.caching import cached_map
 import slow
@@ -204,6 +206,7 @@ def noted(row, log):
     return {"seen": True}
 
 def main():
+    datasets.config.HF_DATASETS_CACHE = Path(sys.argv[3])
     rows = Dataset.from_dict({"n": [*range(40)]})
     made = cached_map(rows, partial(slow.noted, log=sys.argv[1]), num_proc=int(sys.argv[2]) or None)
     assert made["seen"][:] == [True] * 40
@@ -215,11 +218,10 @@ def slow_map(tmp_path):
     """slow_map(workers) -> a process, in its own group, that makes 40 rows in two seconds of work."""
     (tmp_path / "slow.py").write_text(SLOW)
     env = os.environ | {"PYTHONPATH": python_path(Path(caching.__file__).parents[2], tmp_path)}
-    env |= {"HF_DATASETS_CACHE": str(tmp_path / "shared")}
     started = []
 
     def start(workers: int) -> Fork:
-        started.append(Fork("import slow; slow.main()", tmp_path / "log", workers, env=env))
+        started.append(Fork("import slow; slow.main()", tmp_path / "log", workers, tmp_path / "shared", env=env))
         return started[-1]
 
     yield start

@@ -12,9 +12,10 @@ from hfkit.data.chat_template import (
     encode_prompt,
     encode_replies,
     encode_text,
-    replies_and_starts,
+    replies_and_spans,
     split_conversation,
 )
+from hfkit.data.comparisons import mask_of
 from hfkit.data.messages import RenderError, tools_of
 from hfkit.data.rendering import SANITIZES
 
@@ -153,10 +154,8 @@ def test_several_replies_to_a_prompt_have_the_ids_of_each_alone(tokenizer, with_
     replies = [REPLY, "", "Two. Words."]
     alone = [encode_conversation(tokenizer, prompt, reply) for reply in replies]
     assert encode_replies(tokenizer, prompt, replies) == [ids for ids, _ in alone]
-    starts = [start for _, start in replies_and_starts(tokenizer, prompt, replies)]
-    assert [[at >= start for at in range(len(ids))] for (ids, _), start in zip(alone, starts, strict=True)] == [
-        mask for _, mask in alone
-    ]  # SFT trains the tokens after the prompt
+    found = replies_and_spans(tokenizer, prompt, replies)
+    assert [mask_of(spans, len(ids)) for ids, spans in found] == [mask for _, mask in alone]  # SFT trains the same
 
 
 # Like Qwen's: tools in the system turn, calls as JSON, results as a user turn.

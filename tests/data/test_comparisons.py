@@ -10,6 +10,12 @@ NOT_THE_ASSISTANTS = "with a response that is not the assistant's"
 PAIR = ("chosen", "rejected")
 TRIMS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{{ eos_token }}{% endfor %}"
 TRIMS += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+# A template that leaves out earlier responses.
+FORGETFUL = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and not loop.last %}(short)"
+    "{% else %}{{ m.content }}{% endif %}{{ eos_token if m.role == 'assistant' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +107,75 @@ def test_a_prompt_next_to_whole_conversations_is_asked_once(tokenizer, encoder, 
     whole = encoder({"prompt": asked, **pair}, tokenizer, 64)
     assert whole == encoder({"prompt": asked, **alone}, tokenizer, 64)
     assert (whole["dropped"], whole["faults"]) == ("", "")
+
+
+CHOSEN = [TURN, ANSWER, OTHER, {"role": "assistant", "content": "Ann."}]
+REJECTED = [
+    TURN,
+    ANSWER | {"content": "red"},
+    OTHER | {"content": "Red?"},
+    {"role": "assistant", "content": "I mean Ann."},
+]
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": CHOSEN, "rejected": REJECTED},
+        {"prompt": PROMPT, "chosen": CHOSEN[1:], "rejected": REJECTED[1:]},
+        {"prompt": [TURN], "chosen": CHOSEN, "rejected": REJECTED},
+        {"prompt": [TURN], "replies": [CHOSEN[1:], REJECTED[1:]], "ranks": [1, 2]},
+    ],
+    ids=["whole conversations", "text", "messages", "ranking"],
+)
+def test_every_turn_after_the_common_ones_is_the_response(tokenizer, encoder, row):
+    if "replies" in row and encoder is preference_row:
+        pytest.skip("a ranking is no pair")
+    made = encoder(row, tokenizer, 128)
+    assert (made["dropped"], made["faults"]) == ("", "")
+    replies = made["reply_ids"] if "reply_ids" in made else [made["chosen_ids"], made["rejected_ids"]]
+    assert [trained_texts(tokenizer, *reply) for reply in zip(replies, made["spans"], strict=True)] == [
+        [f"{REPLY}<|endoftext|>", "Ann.<|endoftext|>"],
+        ["red<|endoftext|>", "I mean Ann.<|endoftext|>"],
+    ]
+
+
+def trained_texts(tokenizer, ids: list[int], spans: list[int]) -> list[str]:
+    return [tokenizer.decode(ids[begin:end]) for begin, end in zip(spans[::2], spans[1::2], strict=True)]
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+def test_turns_that_both_responses_begin_with_are_of_the_prompt(tokenizer, encoder):
+    last = [{"role": "assistant", "content": text} for text in ("Ann.", "Bob.")]
+    pair = {name: [ANSWER, OTHER, one] for name, one in zip(PAIR, last, strict=True)}
+    made = encoder({"prompt": [TURN], **pair}, tokenizer, 128)
+    assert made == encoder(
+        {"prompt": [TURN, ANSWER, OTHER], "chosen": [last[0]], "rejected": [last[1]]}, tokenizer, 128
+    )
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+def test_a_turn_of_a_response_with_weight_0_is_not_trained(tokenizer, encoder):
+    made = encoder({"chosen": [CHOSEN[0], ANSWER | {"weight": 0}, *CHOSEN[2:]], "rejected": REJECTED}, tokenizer, 128)
+    assert [len(spans) for spans in made["spans"]] == [2, 4]
+    assert (made["dropped"], made["faults"]) == ("", "")
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+def test_responses_to_different_questions_are_reported(tokenizer, encoder):
+    rejected = [TURN, ANSWER, OTHER | {"content": "Red?"}, {"role": "assistant", "content": "Yes."}]
+    made = encoder({"chosen": CHOSEN, "rejected": rejected}, tokenizer, 128)
+    assert (made["dropped"], made["faults"]) == ("", Fault.OTHER_QUESTION.name)
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+def test_a_turn_of_a_response_that_the_template_changes_later_is_reported(with_template, encoder):
+    tokenizer = with_template(FORGETFUL)
+    made = encoder({"chosen": CHOSEN, "rejected": REJECTED}, tokenizer, 128)
+    assert (made["dropped"], made["faults"]) == ("", Fault.CHANGED_LATER.name)
+    ids = made["reply_ids"][0] if "reply_ids" in made else made["chosen_ids"]
+    assert trained_texts(tokenizer, ids, made["spans"][0]) == ["Ann.<|endoftext|>"]
 
 
 @pytest.mark.parametrize("encoder", [preference_row, ranking_row])

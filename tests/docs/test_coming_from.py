@@ -22,13 +22,13 @@ def read_rows(page) -> list[list[str]]:
 
 
 def test_there_is_a_page_for_each_tool():
-    assert [page.stem for page in PAGES] == ["axolotl", "llamafactory", "trl"]
+    assert [page.stem for page in PAGES] == ["axolotl", "llamafactory", "trl", "unsloth"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_row_says_what_hfkit_answers(page):
     rows, answers = read_rows(page), table()
-    assert len(rows) > 20
+    assert len(rows) >= 10
     for name, *cells in rows:
         name = name.strip("`")
         if len(cells) == 1:

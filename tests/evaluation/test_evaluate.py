@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROWS
 from meter import ModelMeter
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaModel
 
@@ -71,6 +72,27 @@ def test_its_loss_is_that_of_the_trainers_evaluation(sft_dir, tmp_path):
     assert result["metrics"]["loss"] == pytest.approx(read_record(sft_dir)["metrics"]["eval_loss"], rel=1e-3)
     assert not (sft_dir / "evaluation.json").exists()
     assert "evaluation" not in read_record(sft_dir)
+
+
+def test_a_dpo_run_is_measured_on_named_pairs_as_on_its_own(run_stage, sft_dir, rows_file, tmp_path):
+    pairs = rows_file(ROWS["pairs"][:8])
+    rows = {"datasets": rows_file(ROWS["pairs"][8:], "train.jsonl"), "eval_datasets": pairs, "test_split_size": None}
+    folder = run_stage("dpo", tmp_path / "dpo", **rows)
+    own = evaluated(folder, output_dir=str(tmp_path / "own"), seed=1)["metrics"]
+    named = {"datasets": pairs, "against": [str(sft_dir)], "output_dir": str(tmp_path / "named"), "seed": 1}
+    by_model = evaluated(folder, **named)["by_model"]
+    assert by_model[folder.name] == pytest.approx(own) and {"accuracy", "margin", "loss", "kl"} <= own.keys()
+    assert own["margin"] == pytest.approx(read_record(folder)["metrics"]["eval_margin"], rel=1e-3)
+    assert "loss" in by_model[sft_dir.name] and "accuracy" not in by_model[sft_dir.name]
+
+
+def test_a_policy_is_measured_on_the_chosen_responses_of_named_pairs(sft_dir, rows_file, tmp_path):
+    pairs, found = ROWS["pairs"][:8], []
+    chosen = [{"prompt": row["prompt"], "response": row["chosen"]} for row in pairs]
+    for name, rows in (("pairs", pairs), ("chosen", chosen)):
+        found.append(evaluated(sft_dir, output_dir=str(tmp_path / name), datasets=rows_file(rows, f"{name}.jsonl")))
+    assert found[0]["metrics"]["loss"] == pytest.approx(found[1]["metrics"]["loss"])
+    assert "accuracy" not in found[0]["metrics"]
 
 
 def test_a_plain_text_is_predicted_from_its_first_token_on(base_dir, data):

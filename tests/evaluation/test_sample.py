@@ -1,15 +1,11 @@
 """`hfkit sample`: several responses to each prompt, as rows that the stages read."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import python_path
+from forks import Fork
 
 from hfkit.cli import main
 from hfkit.config.evaluation import SampleConfig
@@ -158,13 +154,11 @@ def test_a_killed_command_resumes_with_the_same_responses(base_dir, reward_dir, 
     words += ["--max_prompts", "16", "--per_device_eval_batch_size", "2", "--reward_model", str(reward_dir)]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main([*words, "--output_dir", str(whole)]) == 0
-    command = [sys.executable, "-m", "hfkit.cli", *words, "--output_dir", str(cut)]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": python_path()}, stdout=subprocess.DEVNULL)
+    process = Fork("from hfkit.cli import main; main()", *words, "--output_dir", cut)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (cut / "replies.jsonl").is_file():
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     before = (cut / "replies.jsonl").read_bytes()
     assert 0 < len(before) < len((whole / "replies.jsonl").read_bytes())
     assert main([*words, "--output_dir", str(cut)]) == 0

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ MODELS = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
 }
+QUICK = [("granite", True), ("lfm2", None), ("granitemoe", True)]
 STILL = {"learning_rate": 1e-9, "max_steps": 1}
 FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
 IS_MADE = has_classifier(AutoConfig.for_model("granite", **SHAPE))
@@ -65,8 +67,7 @@ def test_a_reward_model_goes_through_the_chain(model_type, model_of, run_stage, 
 
 
 @made
-@pytest.mark.parametrize("use_peft", [True, None])
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize(("model_type", "use_peft"), mostly_slow(product(MODELS, (True, None)), QUICK))
 def test_functions_alone_train_a_policy_and_its_values(model_type, use_peft, model_of, run_stage, tmp_path):
     base = model_of(model_type, **MODELS[model_type])
     settings = {"model_name_or_path": base, "use_peft": use_peft, **FUNCTIONS}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quick import mostly_slow
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -21,12 +22,13 @@ BASES = {
     "4-bit base, autocast": {"load_in_4bit": True, "bf16": True},
     "4-bit bf16 base": {"dtype": "bfloat16", "load_in_4bit": True},
 }
+QUICK_BASES = ("bf16 base", "4-bit base, autocast")
 PROMPTS, REPLIES = ["What does Ann like?", "What does Bob like?"], ["Ann likes red.", "blue"]
 
 
-@pytest.fixture(params=BASES.values(), ids=BASES)
+@pytest.fixture(params=mostly_slow(BASES, QUICK_BASES))
 def base(request) -> dict:
-    return request.param
+    return BASES[request.param]
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ The doubles (`tests/vllm_double`, `tests/vllm_server.py`) have a small model, wh
 import json
 import shutil
 import time
+from itertools import product
 from math import sqrt
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from quick import mostly_slow
 from small_models import PROMPTS
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -67,14 +69,11 @@ def engine_on(serve_vllm, free_port, base_dir):
     return make
 
 
-@pytest.mark.parametrize(
-    ("where", "kind"),
-    [
-        *(("server", kind) for kind in POLICIES[1:]),
-        *(("colocate", kind) for kind in POLICIES[::2]),
-        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("server", "full"), ("colocate", "LoRA"))),
-    ],
-)
+GREEDY = [*product(("server", "colocate"), POLICIES)]
+QUICK = [("server", "4-bit"), ("server", "4-bit without an adapter"), ("colocate", "full"), ("colocate", "4-bit")]
+
+
+@pytest.mark.parametrize(("where", "kind"), mostly_slow(GREEDY, QUICK))
 def test_greedy_replies_are_those_of_generate_after_each_update(engine_on, base_dir, tokenizer, where, kind):
     policy = policy_on(base_dir, kind)
     engine, seen = engine_on(where, policy, tokenizer), []

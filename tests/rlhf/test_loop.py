@@ -81,7 +81,7 @@ def test_a_line_is_the_mean_of_the_updates_since_the_last(run_stage, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"save_steps": 2, "save_total_limit": 9}, [2, 4, 5]),
+        pytest.param({"save_steps": 2, "save_total_limit": 9}, [2, 4, 5], marks=pytest.mark.slow),
         ({"save_steps": 2, "save_total_limit": 1}, [5]),
         ({"save_steps": 0.4, "save_total_limit": 9}, [2, 4, 5]),
         ({"save_strategy": "no"}, []),

@@ -86,6 +86,30 @@ def test_metrics_that_cannot_be_trained_on_stop_the_run(changes, reason):
     assert re.search(reason, monitor.stop_reason(HEALTHY | changes))
 
 
+def test_updates_that_train_nothing_are_reported_at_once_and_stop_the_run_if_they_go_on():
+    monitor, none = TrainingMonitor(max_kl=20.0, masks_truncated=True), {"val/ended": 0.0}
+    assert signs_of(monitor, {"val/ended": 0.1}) == []
+    (reported,) = signs_of(monitor, *[none] * (WINDOW - 1))
+    assert re.search("no response ended .* raise response_length, or set missing_eos_penalty", reported)
+    assert monitor.stop_reason(HEALTHY | none) is None
+    assert signs_of(monitor, none) == [] and "in 10 updates in a row" in monitor.stop_reason(HEALTHY | none)
+    signs_of(monitor, {"val/ended": 0.1})
+    assert monitor.stop_reason(HEALTHY) is None
+
+
+def test_truncated_responses_that_are_trained_on_are_no_sign():
+    monitor = TrainingMonitor(max_kl=20.0)
+    assert signs_of(monitor, *[{"val/ended": 0.0}] * 3 * WINDOW) == []
+    assert monitor.stop_reason(HEALTHY) is None
+
+
+def test_rewards_without_differences_are_reported_and_do_not_stop_the_run():
+    monitor, equal = TrainingMonitor(max_kl=20.0), {"frac_reward_zero_std": 1.0}
+    assert signs_of(monitor, *[equal] * (WINDOW - 1), {"frac_reward_zero_std": 0.9}, *[equal] * (WINDOW - 1)) == []
+    (reported,) = signs_of(monitor, *[equal] * 3)
+    assert "the same reward in the last 10 updates" in reported and monitor.stop_reason(HEALTHY) is None
+
+
 @pytest.mark.parametrize(
     ("reply", "share"),
     [([], 0.0), ([1, 2], 0.0), ([1, 2, 3, 4, 5], 0.0), ([1, 1, 1, 1, 1], 2 / 3), ([1, 2, 3] * 2, 0.25)],

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from quick import mostly_slow
 from torch.nn.functional import log_softmax
 from transformers import PrinterCallback
 
@@ -203,6 +204,30 @@ def test_metrics_of_micro_batches_are_those_of_the_whole_batch(make, kind, level
     assert logged[1] == pytest.approx(logged[0], rel=1e-4, abs=1e-6) and "entropy" in logged[0]
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_kl_of_an_update_is_that_of_the_responses_it_learns_from(make, accumulated):
+    """By k3 with importance weights (arXiv 2512.02556), although each update learns from some responses only."""
+    changes = {"max_steps": 4, "steps_per_generation": 4, "per_device_train_batch_size": 4, "logging_steps": 1}
+    trainer = make("grpo", gradient_accumulation_steps=accumulated, learning_rate=1e-2, **changes)
+    compute_loss, found = trainer.compute_loss, []
+
+    def measured(model, batch, *args, **kwargs):
+        with torch.no_grad():
+            for row, mask in enumerate(batch["completion_mask"] > 0):
+                logprobs = row_logprobs(trainer.policy, batch, row, trainer.args.temperature)
+                gap, ratio = batch["ref_per_token_logps"][row][mask].double() - logprobs.double(), 1.0
+                if "old_per_token_logps" in batch:
+                    ratio = (logprobs - batch["old_per_token_logps"][row][mask]).exp()
+                found.append(float(((gap.exp() - gap - 1) * ratio).sum()))
+        return compute_loss(model, batch, *args, **kwargs)
+
+    trainer.compute_loss = measured
+    trainer.train()
+    logged = [row["objective/kl"] for row in trainer.state.log_history if "objective/kl" in row]
+    of_updates = torch.tensor(found).view(4, -1).mean(1).tolist()
+    assert logged == pytest.approx(of_updates, rel=1e-3, abs=1e-6) and of_updates[-1] > 1e-4
+
+
 # Advantages, of what a run has sampled
 
 
@@ -250,7 +275,7 @@ def test_the_base_is_in_memory_once_and_only_the_adapter_moves(make, stage):
     assert any(not torch.equal(values, before[name]) for name, values in trainer.policy.named_parameters())
 
 
-@pytest.mark.parametrize("stage", CLASSES)
+@pytest.mark.parametrize("stage", mostly_slow(CLASSES, ["grpo"]))
 def test_the_reward_of_an_easy_function_rises(make, tmp_path, stage):
     file = tmp_path / "red.py"
     file.write_text("def red(prompts, replies, **_):\n    return [1.0 * ('red' in reply) for reply in replies]\n")

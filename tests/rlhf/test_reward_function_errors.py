@@ -49,6 +49,7 @@ def test_a_module_that_cannot_be_imported_shows_its_line(module):
     ("code", "columns", "takes"),
     [
         ("def f(completions, **columns):\n    return [0.0]\n", [], r"\(completions, \*\*columns\)"),
+        ("def f(completions, answer):\n    return [0.0]\n", [], r"\(completions, answer\)"),  # TRL calls it by name
         ("def f(prompts, replies, answer):\n    return [0.0]\n", [], r"\(prompts, replies, answer\)"),
         ("def f(prompts, replies):\n    return [0.0]\n", ["answer"], r"\(prompts, replies\)"),
     ],

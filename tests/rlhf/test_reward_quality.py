@@ -47,9 +47,9 @@ def test_pairs_of_one_ranking_are_drawn_together_for_the_interval():
 def test_rankings_and_the_pairs_in_them_have_the_same_figures():
     rankings = {"reply_ids": [[[1] * 3, [1], [1] * 2], [[2] * 4, [2] * 9]], "better": [[0, 0, 1], [1]]}
     rankings = Dataset.from_dict({**rankings, "worse": [[1, 2, 2], [0]]}).select([1, 0])
-    rankings = rankings.add_column("starts", [[0, 0], [0, 0, 0]])
-    features = {"reply_ids": List(List(Value("int32")))}
-    features |= dict.fromkeys(("better", "worse", "starts"), List(Value("int32")))
+    rankings = rankings.add_column("spans", [[[0, 4], [0, 9]], [[0, 3], [0, 1], [0, 2]]])
+    features = dict.fromkeys(("reply_ids", "spans"), List(List(Value("int32"))))
+    features |= dict.fromkeys(("better", "worse"), List(Value("int32")))
     rewards = np.array([0.5, -0.25, 1.0, 2.0]), np.zeros(4)
     figures = metrics_of_rewards(*rewards, rankings)
     assert figures == metrics_of_rewards(*rewards, as_pairs(rankings.cast(Features(features))))

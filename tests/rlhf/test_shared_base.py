@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from quick import mostly_slow
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
@@ -38,7 +39,7 @@ def unique_bytes(*models) -> int:
     return sum(storages.values())
 
 
-@pytest.fixture(params=BASES, scope="module")
+@pytest.fixture(params=mostly_slow(BASES, ["whole", "4-bit"]), scope="module")
 def quantized(request) -> dict:
     return BASES[request.param]
 

@@ -37,7 +37,7 @@ def whole(run_stage, tmp_path_factory):
     [
         ("rollout", 1),
         ("update", 2),
-        ("evaluation", 2),
+        pytest.param("evaluation", 2, marks=pytest.mark.slow),
         pytest.param("scoring", 1, marks=pytest.mark.slow),
     ],
 )

@@ -11,8 +11,9 @@ from hfkit.config.registry import STAGES, StageSpec, spec_of_config
 from hfkit.config.stages import SFTConfig
 from hfkit.config.validation import default_of, top_level_key
 from hfkit.core.errors import ConfigError, Kind, Problem
-from hfkit.stages.checks import problems_of, trainer_problems
+from hfkit.stages.checks import problems_of
 from hfkit.stages.checks.models import MODEL_KEYS
+from hfkit.stages.checks.trainer import trainer_problems
 from hfkit.stages.read_configs import read_configs
 
 FUNCTION = {"reward_functions": ["reward_functions:length"]}
@@ -125,6 +126,10 @@ def test_problems_of_the_model_are_about_all_that_names_it(problems_with):
         ({"adam_beta1": 2.0}, ["adam_beta1"]),
         ({"optim": "galore_adamw"}, ["optim"]),
         ({"optim_args": "nonsense"}, ["optim_args"]),
+        ({"optim_args": "betas=0.9"}, ["optim_args"]),  # adamw_torch reads none
+        ({"optim_args": "momentum=0.9", "optim": "sgd"}, []),
+        ({"eval_on_start": True, "test_split_size": None}, ["eval_on_start"]),
+        ({"eval_on_start": True, "test_split_size": 4}, []),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, ["lr_scheduler_type"]),
         ({"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-6}}, []),
         ({"lr_scheduler_kwargs": {"nonsense": 1}}, ["lr_scheduler_kwargs"]),
@@ -233,6 +238,7 @@ def test_a_plan_may_name_data_files_that_do_not_exist_yet_and_nothing_else(base_
         ("ppo", {"metric_for_best_model": "eval_kl"}, {**EVALUATED, "load_best_model_at_end": True}),
         ("ppo", {"metric_for_best_model": "eval_kl"}, {**EVALUATED, "early_stopping_patience": 1}),
         ("sft", {"metric_for_best_model": "eval_loss"}, {**EVALUATED, "load_best_model_at_end": True}),
+        ("sft", {"eval_delay": 2}, EVALUATED),
         ("sft", {"greater_is_better": True}, {**EVALUATED, "lr_scheduler_type": "reduce_lr_on_plateau"}),
     ],
     ids=str,

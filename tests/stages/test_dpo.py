@@ -142,7 +142,7 @@ def test_held_out_samples_are_in_the_folder_and_on_the_card(run_stage, tmp_path)
     samples = samples_of(folder)
     assert len(samples) == len({sample["prompt"] for sample in samples}) == 2
     assert samples[0].keys() == {"prompt", "messages", "before", "after"}
-    assert "\nbefore: " in (folder / "README.md").read_text()
+    assert "\nResponse before training:\n" in (folder / "README.md").read_text()
     without = run_stage("dpo", tmp_path / "without", max_steps=1, eval_prompts=0)
     assert samples_of(without) == [] and "eval_kl" not in read_record(without)["metrics"]
 

@@ -112,6 +112,6 @@ def test_pain_30_rows_lost_to_max_length_are_reported_and_too_many_fail(run_stag
     assert "train: 40 rows, 39 kept, 1 dropped (1 with no response within max_length=64), 1 cut" in printed
     split = read_record(folder)["data"]["train"]
     assert (split["rows"], split["kept"], split["cut"]) == (40, 39, 1)
-    with pytest.raises(HfkitError, match="The median row is"):
+    with pytest.raises(HfkitError, match=r"2 of 40 rows are dropped or cut\. The median row is"):
         run_stage("sft", tmp_path / "other", datasets=datasets, test_split_size=None, max_dropped=0.01)
     assert not (tmp_path / "other").exists()

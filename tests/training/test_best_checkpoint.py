@@ -1,7 +1,10 @@
 """With `load_best_model_at_end`, record, card and weights are all those of the best checkpoint."""
 
+from itertools import product
+
 import pytest
 from interruption import assert_same_run, stopped_copy
+from quick import mostly_slow
 from safetensors.torch import load_file
 
 from hfkit.records.metrics_file import read_metrics
@@ -73,7 +76,7 @@ def test_the_trend_of_ppo_ends_at_the_best_step(best_run):
     assert metrics["eval_kl"] == pytest.approx(evaluated[2], abs=1e-5)
 
 
-@pytest.mark.parametrize(("stage", "step"), [("sft", 4), ("sft", 6), ("ppo", 4), ("ppo", 6)])
+@pytest.mark.parametrize(("stage", "step"), mostly_slow(product(("sft", "ppo"), (4, 6)), [("sft", 6), ("ppo", 4)]))
 def test_a_resumed_run_in_a_moved_folder_publishes_the_best_checkpoint(best_run, run_stage, tmp_path, stage, step):
     folder = stopped_copy(best_run(stage), tmp_path / "moved", step, "checkpoint-2")
     run_stage(stage, folder, **CHANGES[stage], resume_from_checkpoint=True)

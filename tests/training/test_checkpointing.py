@@ -26,9 +26,9 @@ def on_card(stage, gigabytes: float):
     return decide_checkpointing(stage, gpu_of(int(gigabytes * GIB)))
 
 
-def test_activations_are_kept_where_they_fit_with_a_margin(folder_of, tmp_path):
+def test_activations_are_kept_where_they_fit_with_a_margin(llama_8b, tmp_path):
     options = {"gradient_checkpointing": None, "per_device_train_batch_size": 8}
-    stage = plan_8b(folder_of, tmp_path, gpu_of(80 * GIB), **options)
+    stage = plan_8b(llama_8b, tmp_path, gpu_of(80 * GIB), **options)
     _, decided = on_card(stage, 80)
     needed = decided.needed / GIB
     for capacity, enabled in ((needed * MARGIN * 1.01, False), (needed * MARGIN * 0.99, True), (needed / 2, True)):

@@ -50,7 +50,13 @@ def pairs() -> list[dict]:
     for index, counts in enumerate(REPLIES):
         prompt = ids(2 + 3 * index)
         chosen, rejected = (prompt + ids(count) for count in counts)
-        rows.append({"chosen_ids": chosen, "rejected_ids": rejected, "starts": [len(prompt)] * 2})
+        rows.append(
+            {
+                "chosen_ids": chosen,
+                "rejected_ids": rejected,
+                "spans": [[len(prompt), len(ids)] for ids in (chosen, rejected)],
+            }
+        )
     return rows
 
 
@@ -76,8 +82,8 @@ def trainer_of(models, pairs, tokenizer, tmp_path):
 def as_trl_has_them(pairs: list[dict]) -> list[dict]:
     names, rows = ("chosen_ids", "rejected_ids"), []
     for row in pairs:
-        replies = {name: row[name][start:] for name, start in zip(names, row["starts"], strict=True)}
-        rows.append({"prompt_ids": row["chosen_ids"][: row["starts"][0]], **replies})
+        replies = {name: row[name][start:] for name, (start, _) in zip(names, row["spans"], strict=True)}
+        rows.append({"prompt_ids": row["chosen_ids"][: row["spans"][0][0]], **replies})
     return rows
 
 
@@ -90,10 +96,22 @@ def step(trainer, rows: list[dict]) -> tuple[float, dict[str, torch.Tensor], dic
     return loss, gradients, {name: values[-1] for name, values in trainer._metrics["train"].items()}
 
 
-def log_probability(model, ids: list[int], start: int) -> torch.Tensor:
-    """Of the tokens from `start` on, of one sequence that is not padded."""
+def accumulated(trainer, batches: list[list[dict]]) -> tuple[float, dict[str, torch.Tensor], list[int]]:
+    """The loss and the gradients of an optimizer step on several batches, and the pairs of each batch as computed."""
+    collated = (trainer.data_collator(rows) for rows in batches)
+    made, items = trainer.get_batch_samples(collated, len(batches), torch.device("cpu"))
+    trainer.current_gradient_accumulation_steps = len(made)
+    trainer.model.train()
+    loss = sum(float(trainer.training_step(trainer.model, batch, items)) for batch in made)
+    pairs = [len(batch["input_ids"]) // 2 for batch in made]
+    return loss, {name: weight.grad for name, weight in trainer.model.named_parameters()}, pairs
+
+
+def log_probability(model, ids: list[int], spans: list[int]) -> torch.Tensor:
+    """Of the tokens in the spans, of one sequence that is not padded."""
     logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
-    return logprobs.gather(1, torch.tensor(ids[1:]).unsqueeze(1))[start - 1 :].sum()
+    found = logprobs.gather(1, torch.tensor(ids[1:]).unsqueeze(1))
+    return sum(found[begin - 1 : end - 1].sum() for begin, end in zip(spans[::2], spans[1::2], strict=True))
 
 
 def loss_of_the_papers(models, pairs: list[dict], loss: str) -> tuple[float, dict[str, torch.Tensor]]:
@@ -106,9 +124,9 @@ def loss_of_the_papers(models, pairs: list[dict], loss: str) -> tuple[float, dic
     losses = []
     for row in pairs:
         ratios, counts = [], []
-        for name, start in zip(("chosen_ids", "rejected_ids"), row["starts"], strict=True):
-            ratios.append(log_probability(policy, row[name], start) - log_probability(reference, row[name], start))
-            counts.append(len(row[name]) - start)
+        for name, spans in zip(("chosen_ids", "rejected_ids"), row["spans"], strict=True):
+            ratios.append(log_probability(policy, row[name], spans) - log_probability(reference, row[name], spans))
+            counts.append(sum(spans[1::2]) - sum(spans[::2]))
         if loss == "sigmoid":
             losses.append(torch.log1p(torch.exp(-BETA * (ratios[0] - ratios[1]))))
         else:
@@ -126,6 +144,23 @@ def test_loss_and_gradients_on_a_padded_batch_are_those_of_the_papers(trainer_of
     assert found == pytest.approx(expected, rel=1e-5) and abs(expected - math.log(2)) > 1e-3
     for name, gradient in gradients.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("max_tokens", [None, 40], ids=["whole", "micro-batches"])
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+def test_turns_of_the_user_in_a_response_are_not_trained(trainer_of, models, pairs, loss, max_tokens):
+    pairs = copy.deepcopy(pairs)
+    for row in pairs:
+        for side, name in enumerate(("chosen_ids", "rejected_ids")):
+            start, end = row["spans"][side]
+            row[name] += [7, 8, 9, 10, 11]
+            row["spans"][side] = [start, end, end + 3, end + 5]
+    wanted, gradients = loss_of_the_papers(models, pairs, loss)
+    trainer = trainer_of(loss_type=[loss], max_tokens=max_tokens)
+    found, own, _ = step(trainer, pairs)
+    assert found == pytest.approx(wanted, rel=1e-5)
+    for name, weight in own.items():
+        torch.testing.assert_close(weight, gradients[name], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -159,5 +194,19 @@ def test_further_keys_of_trl_are_exact_in_micro_batches(trainer_of, pairs, setti
     assert len(cut.split(cut.data_collator(rows))) > 2
     assert found == pytest.approx(expected, rel=1e-6)
     assert logged == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("settings", [{}, {"precompute_ref_log_probs": True}], ids=["", "precomputed"])
+@pytest.mark.parametrize(("sizes", "computed"), [((2, 2, 2), [0, 0, 6]), ((4, 2), [4, 2])], ids=["equal", "unequal"])
+def test_batches_of_a_step_are_joined_if_their_mean_stays(trainer_of, sizes, computed, settings):
+    whole, cut = trainer_of(**settings), trainer_of(max_tokens=60, **settings)
+    rows = iter(list(cut.train_dataset))
+    batches = [[next(rows) for _ in range(size)] for size in sizes]
+    expected, gradients, _ = accumulated(whole, batches)
+    found, ours, pairs = accumulated(cut, batches)
+    assert pairs == computed
+    assert found == pytest.approx(expected, rel=1e-6)
     for name, gradient in gradients.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))

@@ -77,10 +77,10 @@ class Steps:
         ("ppo", LORA),
         ("ppo", {}),
         ("ppo", {**LORA, **FUNCTIONS}),
-        ("ppo", FUNCTIONS),
+        pytest.param("ppo", FUNCTIONS, marks=pytest.mark.slow),
         ("grpo", LORA),
         ("rloo", {}),
-        ("grpo", {**LORA, **FUNCTIONS}),
+        pytest.param("grpo", {**LORA, **FUNCTIONS}, marks=pytest.mark.slow),
     ],
 )
 def test_weights_gradients_and_optimizer_are_those_that_are_allocated(stage_for, tokenizer, name, changes):
@@ -334,13 +334,13 @@ def test_replies_of_a_row_are_those_that_its_source_tells_of(stage_for, entry, r
     assert replies_per_row(stage.spec, config) == replies
 
 
-def test_ppo_on_an_8b_llama_fits_into_24_gb(folder_of, tmp_path):
+def test_ppo_on_an_8b_llama_fits_into_24_gb(llama_8b, tmp_path):
     card = Device("a card", 24 * 10**9, 600_000_000, is_gpu=True)
-    stage = plan_8b(folder_of, tmp_path, gradient_accumulation_steps=8)
+    stage = plan_8b(llama_8b, tmp_path, gradient_accumulation_steps=8)
     plan = plan_memory(stage, card)
     assert plan.roles[0].parameters == 8_030_261_248 + 41_943_040
     assert plan.peak < card.capacity
-    whole = plan_memory(plan_8b(folder_of, tmp_path / "whole", load_in_4bit=False), card)
+    whole = plan_memory(plan_8b(llama_8b, tmp_path / "whole", load_in_4bit=False), card)
     assert whole.peak > card.capacity
 
 

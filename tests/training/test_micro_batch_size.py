@@ -29,7 +29,7 @@ def decided_tokens(stage, on=LARGE, launch=None) -> int | None:
     return decide_micro_batch(stage, on, *[launch] if launch else []).config.max_tokens_per_micro_batch
 
 
-@pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "dpo", "ppo"])
 def test_a_small_model_takes_all_rows_of_a_step_at_once(stage_for, name):
     changes = ACCUMULATED | ({"num_mini_batches": 2, "total_episodes": 32} if name == "ppo" else {})
     stage = stage_for(name, **changes)
@@ -39,18 +39,18 @@ def test_a_small_model_takes_all_rows_of_a_step_at_once(stage_for, name):
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 8_192), (16, None)])
-def test_a_large_model_takes_what_saves_time(folder_of, tmp_path, rows, tokens):
+def test_a_large_model_takes_what_saves_time(llama_8b, tmp_path, rows, tokens):
     options = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 64 // rows}
-    stage = plan_8b(folder_of, tmp_path, LARGE, **options)
+    stage = plan_8b(llama_8b, tmp_path, LARGE, **options)
     chosen = decide_micro_batch(stage, LARGE)
     assert chosen.config.max_tokens_per_micro_batch == tokens
     assert plan_memory(chosen, LARGE).peak < LARGE.capacity / MARGIN
 
 
-def test_micro_batches_shrink_rather_than_recompute(folder_of, tmp_path):
+def test_micro_batches_shrink_rather_than_recompute(llama_8b, tmp_path):
     options = {"gradient_accumulation_steps": 2, "gradient_checkpointing": None, "per_device_train_batch_size": 32}
     card = gpu_of(141 * 10**9)
-    stage = plan_8b(folder_of, tmp_path, card, **options)
+    stage = plan_8b(llama_8b, tmp_path, card, **options)
     assert decide_checkpointing(stage, card)[1].enabled
     chosen, decided = decide_checkpointing(decide_micro_batch(stage, card), card)
     assert not decided.enabled and chosen.config.max_tokens_per_micro_batch == 8 * 1024
@@ -78,7 +78,6 @@ def test_it_takes_only_what_fits_with_a_margin(stage_for):
         ("sft", {"packing": True}, None),
         ("sft", {}, Launch(2, "zero2")),
         ("ppo", {"rollout_engine": "vllm", "vllm_mode": "colocate", "total_episodes": 32}, None),
-        ("dpo", {}, None),
         ("grpo", {}, None),
         ("sft", {"gradient_accumulation_steps": 1}, None),
         ("dpo", {"loss_type": ["aot"]}, None),
@@ -115,11 +114,11 @@ def test_batches_that_a_trainer_computes_whole_do_not_shrink(
     assert not decide_checkpointing(decide_micro_batch(cut, room), room)[1].enabled
 
 
-def test_weights_that_are_gathered_for_each_micro_batch_leave_it_as_large(folder_of, tmp_path):
+def test_weights_that_are_gathered_for_each_micro_batch_leave_it_as_large(llama_8b, tmp_path):
     """Under DDP, smaller micro-batches of the same stage send nothing more, and keep their activations."""
     options = {"gradient_accumulation_steps": 2, "gradient_checkpointing": None, "per_device_train_batch_size": 32}
     card = gpu_of(141 * 10**9)
-    stage = plan_8b(folder_of, tmp_path, card, **options)
+    stage = plan_8b(llama_8b, tmp_path, card, **options)
     assert decided_tokens(stage, card, Launch(2, "ddp")) == 8 * 1024
     assert decided_tokens(stage, card, Launch(2, "fsdp2")) is None
 

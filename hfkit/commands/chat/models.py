@@ -32,6 +32,7 @@ from hfkit.records.base import same_base
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
 from hfkit.stages.checks.models import path_problems, weights_problems
+from hfkit.training.run import checkpoints_in
 
 BASE_NAME = "base"  # the name of a base without adapter
 LANGUAGE_MODELS = ("base model", "assistant")  # among the outputs of stages
@@ -180,6 +181,8 @@ class LoadedModels:
         require_language_model(path)
         source, base = Source.of(path), other.base
         if source.adapter is None:
+            if not Path(path).is_dir() and find_file(path, "config.json") is None:
+                raise HfkitError(f"{path}: neither a folder nor a model in the Hub's cache: check the path")
             raise HfkitError(f"{path} is a full model, not an adapter: show it side by side with --against {path}")
         if not same_base(source, base.source):
             raise HfkitError(
@@ -220,7 +223,10 @@ def require_language_model(path: str, revision: str = "main") -> None:
     """Raise HfkitError if a path cannot be a language model, such as a tokenizer or a reward model."""
     problems = path_problems("model", path)
     if problems:
-        raise HfkitError(f"{path}: {problems[0].remedy}")
+        names = ("config.json", ADAPTER_CONFIG)
+        saved = (one for one in checkpoints_in(Path(path)) if any((one / name).is_file() for name in names))
+        newest = next(saved, None)
+        raise HfkitError(f"{path}: {problems[0].remedy}{f', or name its checkpoint: {newest}' if newest else ''}")
     if output_of(path) == "tokenizer":
         stages = [f"`hfkit {name}`" for name, other in STAGES.items() if other.makes in LANGUAGE_MODELS]
         raise HfkitError(f"{path} is a tokenizer: name a model made by {' or '.join(stages)}")

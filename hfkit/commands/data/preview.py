@@ -15,13 +15,10 @@ from hfkit.commands.data.survey import SPLITS, load_source
 from hfkit.core.console import printable, say
 from hfkit.core.errors import HfkitError
 from hfkit.core.tables import make_console
-from hfkit.data.chat_template import encode_prompt
-from hfkit.data.conversions import prompt_of
+from hfkit.data.comparisons import mask_of
 from hfkit.data.encoding import PARTS
 from hfkit.data.faults import split_faults
 from hfkit.data.forms import IGNORE
-from hfkit.data.messages import RenderError, tools_of
-from hfkit.data.rendering import variables_of
 
 SHOWN_CHARACTERS = 2_000  # of a dropped row
 
@@ -81,20 +78,12 @@ def parts_of(row: dict, encoded: dict, tokenizer) -> list[tuple[str, list[int], 
         return [("", encoded["input_ids"], [is_text] * len(encoded["input_ids"]))]
     if "chosen_ids" in encoded:
         replies = [("chosen: ", encoded["chosen_ids"]), ("rejected: ", encoded["rejected_ids"])]
+        order = [0, 1]
     else:
-        wins = [(encoded["better"].count(index), ids) for index, ids in enumerate(encoded["reply_ids"])]
-        replies = [(f"better than {count}: ", ids) for count, ids in sorted(wins, key=lambda one: -one[0])]
-    start = reply_start(row, [ids for _, ids in replies], tokenizer)
-    return [(label, ids, [index >= start for index in range(len(ids))]) for label, ids in replies]
-
-
-def reply_start(row: dict, sequences: list[list[int]], tokenizer) -> int:
-    """Return the index at which the responses begin, after the prompt; 0 if the sequences do not begin with it."""
-    try:
-        prompt = encode_prompt(tokenizer, prompt_of(row), tools_of(row.get("tools")), variables_of(row))
-    except RenderError:
-        prompt = []
-    return len(prompt) if all(ids[: len(prompt)] == prompt for ids in sequences) else 0
+        wins = [encoded["better"].count(index) for index in range(len(encoded["reply_ids"]))]
+        replies = [(f"better than {count}: ", ids) for count, ids in zip(wins, encoded["reply_ids"], strict=True)]
+        order = sorted(range(len(wins)), key=lambda index: -wins[index])
+    return [(*replies[index], mask_of(encoded["spans"][index], len(replies[index][1]))) for index in order]
 
 
 def highlight(label: str, ids: list[int], trained: list[bool], tokenizer, marks: bool):

@@ -58,7 +58,17 @@ def yaml_line(item: tuple[str, Setting]) -> str:
     return f"{key}: {in_yaml(setting.value)}{comment}\n"
 
 
+class OneLineDumper(yaml.SafeDumper):
+    """Writes text with line breaks in double quotes: in single quotes, YAML would need several lines."""
+
+
+OneLineDumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, '"' if "\n" in text else None)
+)
+
+
 def in_yaml(value: object) -> str:
     """Return a value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
+    options = {"default_flow_style": True, "width": 10_000, "allow_unicode": True, "sort_keys": False}
+    text = yaml.dump(value, Dumper=OneLineDumper, **options)
     return text.removesuffix("\n").removesuffix("\n...")

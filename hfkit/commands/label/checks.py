@@ -1,6 +1,7 @@
 """Validates a config of `hfkit label` before any row is loaded."""
 
 import os
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hfkit.commands.web.hosts import is_this_machine
 from hfkit.commands.web.secret_file import read_secret
 from hfkit.config.labeling import PASSWORD, LabelConfig
 from hfkit.core.errors import MISSING, HfkitError, Kind, Problem, reason
-from hfkit.evaluation.checks import count_problems, entry_problems, judge_problems
+from hfkit.evaluation.key_checks import count_problems, entry_problems, judge_key_problems
 from hfkit.stages.checks.files import folder_problems
 
 HUMAN = "human"
@@ -18,7 +19,7 @@ SHORTEST_PASSWORD = 8
 
 def problems_of(config: LabelConfig) -> list[Problem]:
     """Return every problem of a config; only configs are read, never weights."""
-    problems = [*entry_problems("datasets", config.datasets), *folder_problems(config), *judge_problems(config)]
+    problems = [*entry_problems("datasets", config.datasets), *folder_problems(config), *problems_of_judge(config)]
     problems += count_problems(config)
     if not config.datasets:
         problems.append(Problem("datasets", [], "name rows to judge: hfkit label FILE"))
@@ -37,6 +38,13 @@ def problems_of(config: LabelConfig) -> list[Problem]:
         except (OSError, ValueError) as error:
             problems.append(Problem("guide", config.guide, f"cannot be read: {reason(error)}"))
     return problems + access_problems(config)
+
+
+def problems_of_judge(config: LabelConfig) -> list[Problem]:
+    """Return problems of the judge; the libraries of models load slowly, and are imported unless people judge."""
+    if config.judge == HUMAN:
+        return judge_key_problems(config)
+    return import_module("hfkit.evaluation.checks").judge_problems(config)
 
 
 def access_problems(config: LabelConfig) -> list[Problem]:

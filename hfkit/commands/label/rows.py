@@ -9,6 +9,7 @@ from hfkit.config.labeling import LabelConfig
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import hash_of
 from hfkit.data.cards import recipe_of
+from hfkit.data.columns import TEMPLATE_COLUMNS
 from hfkit.data.comparisons import pair_of, reply_to
 from hfkit.data.conversions import prompt_of
 from hfkit.data.files import read_rows
@@ -16,9 +17,8 @@ from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, to
 from hfkit.data.rendering import TEMPLATE_KWARGS
 from hfkit.data.source_rows import load_arguments
 from hfkit.data.splits import SplitStats, load_rows
-from hfkit.evaluation.prompts import OPTIONS
 
-COLUMNS = ["messages", "prompt", "response", "completion", "chosen", "rejected", "replies", *OPTIONS]
+COLUMNS = ["messages", "prompt", "response", "completion", "chosen", "rejected", "replies", *TEMPLATE_COLUMNS]
 ID = "id"
 """The column of feedback in which the responses that belong together have the same value."""
 JOINED = "added to a row as another response to its prompt"
@@ -125,7 +125,7 @@ def row_of(given: dict, columns: list[str]) -> Row:
     for reply in replies:
         as_reply(reply)
     tools = tools_of(row.get("tools"))
-    options = {name: value for name, value in ((OPTIONS[0], tools), (OPTIONS[1], row.get(TEMPLATE_KWARGS))) if value}
+    options = {name: value for name, value in (("tools", tools), (TEMPLATE_KWARGS, row.get(TEMPLATE_KWARGS))) if value}
     return Row(prompt, replies, options, {name: given[name] for name in columns})
 
 

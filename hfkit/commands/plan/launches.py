@@ -1,6 +1,7 @@
 """Reads the launch of a plan, and finds a launch in which a stage fits."""
 
 from dataclasses import replace
+from itertools import chain
 
 from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.stages.checks.planned_engine import sharding_problems
@@ -52,21 +53,24 @@ def device_of_process(device: Device, launch: Launch) -> Device:
     return replace(device, name=f"{device.name}, by {count} processes", capacity=device.capacity // count)
 
 
-def fitting_launch(stage, device: Device) -> tuple[Launch, int] | None:
-    """Return the launch with the fewest processes in which a stage fits, and its peak in bytes; None if there is none.
+def fitting_launch(stage, device: Device, planned: Launch = ALONE) -> tuple[Launch, int] | None:
+    """Return a launch in which a stage fits, and its peak in bytes; None if there is none.
 
-    Among engines that need the same number, the one that shards least is chosen, since it sends least.
+    It has the processes that are planned, with another engine, or else the fewest. Among engines that need the same
+    number, the one that shards least is chosen, since it sends least.
 
     Args:
         stage: a `PlannedStage`.
         device: of a process.
     """
 
-    def peak(processes: int, engine: str) -> int:
-        return plan_memory(stage, device, Launch(processes, engine)).peak
+    def peak(launch: Launch) -> int:
+        return plan_memory(stage, device, launch).peak
 
     able = [engine for engine in LAUNCH_ENGINES if not sharding_problems(stage.config, engine)]
-    able = [engine for engine in able if peak(MOST_PROCESSES, engine) <= device.capacity]
+    able = [engine for engine in able if peak(Launch(MOST_PROCESSES, engine)) <= device.capacity]
+    same = [replace(planned, engine=engine) for engine in able if planned.processes > 1]
     counts = (2**power for power in range(1, MOST_PROCESSES.bit_length()))
-    found = ((Launch(count, engine), peak(count, engine)) for count in counts for engine in able)
+    launches = chain(same, (Launch(count, engine) for count in counts for engine in able))
+    found = ((launch, peak(launch)) for launch in launches)
     return next((one for one in found if one[1] <= device.capacity), None)

@@ -21,7 +21,7 @@ from hfkit.commands.plan.advice import remedies
 from hfkit.commands.plan.launches import device_of_process, fitting_launch, read_launch, require_engine
 from hfkit.commands.plan.read_stages import read_stages
 from hfkit.commands.plan.steps import plan_steps
-from hfkit.commands.plan.table import MicroBatchChoice, PlanRow, print_plans
+from hfkit.commands.plan.table import ROOMY, MicroBatchChoice, PlanRow, print_plans
 from hfkit.training.memory.checkpointing import decide_checkpointing
 from hfkit.training.memory.communication import sent_bytes
 from hfkit.training.memory.device import device_to_plan
@@ -44,9 +44,9 @@ def main(given: Namespace) -> int:
         if (chosen := decide_micro_batch(open_stage, device, launch)) is not open_stage:
             run, of_run = decide_checkpointing(chosen, device, launch)
             choice = MicroBatchChoice(of_run, plan_memory(run, device, launch).peak)
-        fits = (choice or memory).peak <= device.capacity
-        advice = [] if fits else remedies(stage, device, launch)
-        fitting = None if fits else fitting_launch(stage, device)
+        peak = (choice or memory).peak
+        advice = [] if peak <= ROOMY * device.capacity else remedies(stage, device, launch)
+        fitting = None if peak <= device.capacity else fitting_launch(stage, device, launch)
         steps, sent = plan_steps(run, roles, launch), sent_bytes(run, roles, launch)
         rows = stage.config.per_device_train_batch_size * stage.config.gradient_accumulation_steps
         choices = (stage.config.dtype, checkpointing, choice)

@@ -13,6 +13,9 @@ from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import MemoryPlan
 from hfkit.training.memory.processes import Launch
 
+ROOMY = 0.9
+"""The share of the memory that a peak may take without a remark: fragments take the rest."""
+
 
 @dataclass(frozen=True)
 class MicroBatchChoice:
@@ -69,11 +72,14 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
         batch = f"{plan.rows * launch.processes} rows in a step, {plan.rows} in each process"
         console.print(f"{plan.name}: {batch}; peaks of its phases: {peaks}", soft_wrap=True)
     for plan in plans:
-        name = plan.name
-        if plan.peak <= device.capacity:
+        name, peak, capacity = plan.name, decimal(plan.peak), decimal(device.capacity)
+        if plan.peak > device.capacity:
+            console.print(f"{name} does not fit: its peak of {peak} is more than {capacity}.")
+        elif plan.peak > ROOMY * device.capacity:
+            share = f"{plan.peak / device.capacity:.0%} of {capacity}"
+            console.print(f"{name} just fits: its peak of {peak} is {share}, and memory fragments.")
+        else:
             continue
-        peak, capacity = decimal(plan.peak), decimal(device.capacity)
-        console.print(f"{name} does not fit: its peak of {peak} is more than {capacity}.")
         prefix = f"{name}." if in_pipeline else ""
         for remedy in plan.remedies:
             verdict = "it fits" if remedy.peak <= device.capacity else "not enough"
@@ -83,7 +89,7 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
             other, peak = plan.fitting
             words = f"--processes {other.processes} --engine {other.engine}"
             console.print(f"  {words}: {decimal(peak)} in each process, it fits", soft_wrap=True)
-        elif not plan.remedies:
+        elif not plan.remedies and plan.peak > device.capacity:
             console.print("  No flag is enough: use a smaller model, shorter rows, or more memory.")
 
 

@@ -1,10 +1,14 @@
 """Validates the datasets of a config: sources that do not exist, and mixtures that cannot be drawn."""
 
 import os
+from pathlib import Path
+
+import datasets
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem
 from hfkit.core.file_types import COMPRESSED, SUFFIXES, file_type, has_known_suffix
+from hfkit.core.hub_fetch import missing_folder_error
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.data.cards import recipe_of, source_split, split_file
 from hfkit.data.mixture import BUDGETS
@@ -51,8 +55,11 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
     if not os.path.exists(entry.path):
         if not HUB_ID.match(entry.path):
             return [missing_path_problem(entry.path)]
-        missing = Problem("path", entry.path, "no such file", Kind.NO_SUCH_FILE)
-        return [missing] if has_known_suffix(entry.path) else []
+        if has_known_suffix(entry.path):
+            return [Problem("path", entry.path, "no such file", Kind.NO_SUCH_FILE)]
+        is_cached = Path(datasets.config.HF_DATASETS_CACHE, entry.path.replace("/", "___")).is_dir()
+        problem = missing_folder_error(entry.path, is_cached)
+        return [Problem("path", entry.path, problem, Kind.NO_SUCH_FILE)] if problem else []
     if not os.path.isfile(entry.path) and not os.path.isdir(entry.path):
         return [Problem("path", entry.path, "neither a file nor a folder")]
     if os.path.isfile(entry.path) and file_type(entry.path) is None:

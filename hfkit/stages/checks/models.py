@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import HfkitError, Problem, reason
+from hfkit.core.hub_fetch import missing_folder_error
 from hfkit.core.hub_ids import HUB_ID, split_revision
 from hfkit.data.system_prompt import SystemPromptError
 from hfkit.data.template_limits import UnusableTemplateError
@@ -89,9 +90,11 @@ def vocabulary_problems(config) -> list[Problem]:
 
 def path_problems(key: str, path: str) -> list[Problem]:
     """Return problems of a path other than a Hub id: no such folder, an unfinished run, an adapter without base."""
+    if problem := missing_folder_error(path):
+        return [Problem(key, path, problem)]
     path, _ = split_revision(path)
     if not os.path.isdir(path):
-        return [] if HUB_ID.match(path) else [Problem(key, path, "no such folder, and not a Hub id")]
+        return []
     status = (read_record(path) or {}).get("status", "done")
     if status != "done":
         return [Problem(key, path, f"a run that is not done ({status}): finish it first")]

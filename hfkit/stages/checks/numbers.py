@@ -15,6 +15,13 @@ POSITIVE = (
     *("reward_clip", "ptx_max_length", "early_stopping_patience", "max_tokens_per_micro_batch"),
     *("num_iterations", "epsilon", "epsilon_high"),
 )
+OFF = {
+    "max_grad_norm": "; 1e9 clips nothing",
+    "save_total_limit": "; none keeps all checkpoints",
+    "early_stopping_patience": "; none never stops early",
+    "logging_steps": "; a number above the last step logs nothing before it",
+}
+"""What turns the effect of a key off, where other libraries use 0."""
 HELD_OUT_KEYS = ("eval_datasets", "test_split_size")
 NOT_NEGATIVE = (
     *("learning_rate", "value_learning_rate", "value_warmup_steps", "weight_decay", "warmup_steps", "min_frequency"),
@@ -31,7 +38,9 @@ LARGEST = 1e38
 def number_problems(config) -> list[Problem]:
     """Return problems of numbers outside their range, and of evaluations that cannot run."""
     values = {name: getattr(config, name, None) for name in POSITIVE}
-    problems = [Problem(k, v, "must be above 0") for k, v in values.items() if v is not None and v <= 0]
+    problems = [
+        Problem(k, v, f"must be above 0{OFF.get(k, '')}") for k, v in values.items() if v is not None and v <= 0
+    ]
     for name, (low, high) in RANGES.items():
         value = getattr(config, name, None)
         if value is not None and not low <= value <= high:
@@ -47,7 +56,12 @@ def number_problems(config) -> list[Problem]:
     no_rows = evaluates != "no" and not has_held_out(config)
     is_cut, budget = getattr(config, "micro_batches_by_length", True), "max_tokens_per_micro_batch"
     unused = not is_cut and getattr(config, budget) is not None
+    extra = getattr(config, "extra", {})
+    at_start = bool(extra.get("eval_on_start")) and not has_held_out(config)
+    delayed = bool(extra.get("eval_delay")) and evaluates == "no"
     rules = [
+        (at_start, "eval_on_start", "needs held-out rows: set eval_datasets or test_split_size", *HELD_OUT_KEYS),
+        (delayed, "eval_delay", "has no effect without eval_strategy", "eval_strategy"),
         (unused, budget, "has no effect with micro_batches_by_length: false", "micro_batches_by_length"),
         (steps != -1 and steps < 1, "max_steps", "must be above 0, or -1 for num_train_epochs"),
         (no_steps, "eval_steps", "has no effect without eval_strategy: steps", "eval_strategy"),

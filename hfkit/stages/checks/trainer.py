@@ -1,5 +1,6 @@
 """Validates settings by creating the trainer's arguments, trackers, optimizer and schedule from them."""
 
+import copy
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, replace
 
@@ -11,7 +12,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from hfkit.config.validation import EXTRA, default_of
-from hfkit.core.errors import Problem, reason
+from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.training.arguments import trainer_arguments
 
 CHOICES = {
@@ -70,6 +71,10 @@ def try_schedule(arguments: TrainingArguments) -> None:
     optimizer = torch.optim.SGD(layer.parameters(), lr=arguments.learning_rate)
     if arguments.optim_target_modules is None:  # the layer is none of these
         kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
+        without = copy.copy(arguments)
+        without.optim_args = None
+        if arguments.optim_args and Trainer.get_optimizer_cls_and_kwargs(without, layer) == (kind, options):
+            raise HfkitError(f"has no effect with optim: {arguments.optim.value}")
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer):
             optimizer = kind(layer.parameters(), **options)
     steps = arguments.max_steps if arguments.max_steps > 0 else UNKNOWN_STEPS

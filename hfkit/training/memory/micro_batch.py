@@ -53,7 +53,7 @@ def is_open(stage: PlannedStage, launch: Launch) -> bool:
 
 
 def needs_whole_batches(stage: PlannedStage) -> bool:
-    """Return whether a trainer computes whole batches, since its loss has a term that is no sum over rows.
+    """Return whether a trainer computes whole batches, since a term of its loss is not a sum over rows.
 
     See `MicroBatching`, `MicroBatchedDPOTrainer` and `OnlineBatches.is_cut`. PPO's loss has no such term.
     """
@@ -64,7 +64,7 @@ def needs_whole_batches(stage: PlannedStage) -> bool:
     adds_router_loss = bool(router) if coefficient is None else router is not None and coefficient != 0
     entropy = getattr(arguments, "entropy_coef", 0) or getattr(arguments, "use_adaptive_entropy", False)
     of_entropy = entropy or getattr(arguments, "top_entropy_quantile", 1) < 1
-    is_whole = stage.spec.name == "dpo" and {*OF_THE_BATCH} & {*stage.config.loss_type}
+    is_whole = not stage.spec.samples_replies and {*OF_THE_BATCH} & {*getattr(stage.config, "loss_type", [])}
     return bool(adds_router_loss or of_entropy or is_whole)
 
 

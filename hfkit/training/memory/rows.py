@@ -33,9 +33,9 @@ def micro_batch_tokens(spec: StageSpec, config, replies: int = 1) -> int:
 def shared_tokens(spec: StageSpec, config, replies: int = 1) -> int:
     """Return the tokens of the rows that can share a micro-batch, padding included.
 
-    TRL computes the batches of a step of DPO, GRPO and RLOO one after the other.
+    TRL computes the batches of a step of GRPO and RLOO one after the other.
     """
-    if spec.loop == "ppo" or not spec.holds_reference:
+    if spec.loop == "ppo" or not spec.samples_replies:
         return step_tokens(spec, config, replies)
     return config.per_device_train_batch_size * replies * row_length(spec, config)
 
