@@ -36,7 +36,7 @@ class Fault(Enum):
     EMPTY_CHOSEN = "whose chosen response is empty"
     REPLY_TOO_LONG = "with a response longer than max_length, which is left out"
     OTHER_QUESTION = "whose responses begin with different questions"
-    CHANGED_LATER = "with an earlier turn of a response that the chat template changes later, so DPO does not train it"
+    CHANGED_LATER = "with an earlier turn of a response that the chat template changes later, so it is not trained"
 
 
 def join_faults(found: Iterable[Fault]) -> str:

@@ -6,7 +6,6 @@ import torch
 from transformers import TrainerCallback
 
 from hfkit.core.compat_logged import add_logged, logged_counts, logged_since, values_since
-from hfkit.rlhf.arguments import GRPOArguments
 
 OF_REPLIES = (
     "objective/scores",
@@ -50,8 +49,7 @@ class OnlineMetrics(TrainerCallback):
         metrics = {**trainer.of_replies, "objective/entropy": found["entropy"]}
         if "kl" in metrics:
             kl = metrics.pop("kl")
-            in_loss = isinstance(args, GRPOArguments)  # RLOO measures it when it samples
-            metrics["objective/kl"] = self.kl_of_update() if in_loss else kl * metrics["val/reply_length"]
+            metrics["objective/kl"] = self.kl_of_update() if trainer.kl_in_loss else kl * metrics["val/reply_length"]
         add_logged(trainer, {name: value for name, value in metrics.items() if name not in found})
         trainer.stopped = trainer.monitor.check(metrics, args, state, control) or trainer.stopped
 

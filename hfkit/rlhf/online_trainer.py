@@ -48,6 +48,7 @@ class OnlineTraining(OnlineBatches):
 
     Attributes:
         stopped: why training stopped early, or None.
+        kl_in_loss: whether TRL measures the KL in the loss, rather than when it samples.
         of_replies: metrics of the responses that updates learn from.
         boundary: what `sampled_batch` returned when the current step began, or at the last checkpoint.
     """
@@ -55,6 +56,8 @@ class OnlineTraining(OnlineBatches):
     processing_class: PreTrainedTokenizerBase
     beta: float
     ref_model: Any
+
+    kl_in_loss = False
 
     def __init__(
         self,
@@ -194,7 +197,7 @@ class OnlineTraining(OnlineBatches):
 class GRPOTrainer(OnlineTraining, trl.GRPOTrainer):
     """TRL's GRPOTrainer with hfkit's prompts, rollout engines, rewards and reference; see `OnlineTraining`."""
 
-    returns_logprobs = True
+    returns_logprobs = kl_in_loss = True
 
 
 class RLOOTrainer(OnlineTraining, trl.RLOOTrainer):
