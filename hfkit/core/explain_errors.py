@@ -196,7 +196,11 @@ def memory_remedies(config) -> list[str]:
         "local_rollout_forward_batch_size": "lower local_rollout_forward_batch_size",
         "per_device_eval_batch_size": "lower per_device_eval_batch_size",
     }
-    remedies = [remedy for key, remedy in batch_sizes.items() if (getattr(config, key, None) or 0) > 1]
+    tokens = getattr(config, "max_tokens_per_micro_batch", None)  # if `plan_run` chose them, fewer rows change nothing
+    if tokens:
+        del batch_sizes["per_device_train_batch_size"]
+    remedies = [f"set max_tokens_per_micro_batch below {tokens}"] if tokens else []
+    remedies += [remedy for key, remedy in batch_sizes.items() if (getattr(config, key, None) or 0) > 1]
     if getattr(config, "merge_in_rollouts", False) and config.use_peft:
         remedies.append("set merge_in_rollouts to false")
     if getattr(config, "gradient_checkpointing", None) is False:  # None: not decided yet

@@ -88,6 +88,14 @@ def test_a_full_gpu_asks_for_it_where_it_was_not_chosen(config_of, tmp_path):
     assert given.gradient_checkpointing is None  # a caller's own config stays as it is
 
 
+def test_a_full_gpu_asks_for_smaller_micro_batches_where_a_run_chose_them(config_of, tmp_path):
+    """Lower batches would not help: the run would choose as many tokens again."""
+    run = open_run("sft", config_of("sft", tmp_path / "out", per_device_train_batch_size=1), {})
+    with pytest.raises(HfkitError, match="memory: set max_tokens_per_micro_batch below 1024"), run.training():
+        plan_run(run).max_tokens_per_micro_batch = 1024
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+
 def test_a_record_says_what_was_decided(config_of, tmp_path):
     run = open_run("sft", config_of("sft", tmp_path / "out", max_tokens_per_micro_batch=128, use_cpu=True), {})
     with run.training():
