@@ -16,8 +16,9 @@ FOUND: WeakKeyDictionary[PeftModel, list[LoraLayer]] = WeakKeyDictionary()
 def keep_input_dtype(model: torch.nn.Module, autocast: bool) -> Iterator[None]:
     """Skip the cast of a LoRA layer's inputs to float32, which autocast reverts: two copies in each linear layer.
 
-    Without dropout, results and gradients are equal bit for bit; with it, dropout computes in 16 bits too. DoRA keeps
-    the cast, since it computes norms in the dtype of its input.
+    Without dropout, results and gradients are equal bit for bit. With it, a GPU draws other elements to drop; layers on
+    a CPU keep the cast, since it rounds the factor 1 / (1 - p) to the dtype of the input. DoRA keeps it too, since it
+    computes norms in that dtype.
 
     Args:
         autocast: whether forward passes in the block compute in 16 bits by autocast.
@@ -42,4 +43,10 @@ def lora_layers(model: PeftModel) -> list[LoraLayer]:
     """Return the LoRA layers of a model, as they were when the model was first passed."""
     if model not in FOUND:
         FOUND[model] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
-    return FOUND[model]
+    return [layer for layer in FOUND[model] if not drops_on_cpu(layer)]
+
+
+def drops_on_cpu(layer: LoraLayer) -> bool:
+    """Return whether a layer has dropout and is on a CPU."""
+    has_dropout = any(isinstance(one, torch.nn.Dropout) for one in layer.lora_dropout.values())
+    return has_dropout and next(layer.parameters()).device.type == "cpu"

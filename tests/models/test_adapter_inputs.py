@@ -102,6 +102,18 @@ def test_dora_and_passes_without_autocast_cast_as_before(settings, autocast):
     assert torch.equal(logits, same) and casts == others
 
 
+def test_dropout_on_a_cpu_casts_as_before():
+    model = adapted(lora_dropout=0.3)
+    found = []
+    for keeps in (False, True):
+        torch.manual_seed(1)
+        found.append(logits_gradients_and_casts(model, keeps=keeps))
+    (logits, _, casts), (same, _, others) = found
+    assert torch.equal(logits, same) and casts == others
+    model.eval()
+    assert not torch.equal(logits_gradients_and_casts(model, keeps=True)[0], logits)
+
+
 def test_the_block_leaves_nothing_behind():
     model = adapted()
     with pytest.raises(ZeroDivisionError), keep_input_dtype(model, autocast=True):
@@ -120,6 +132,6 @@ def test_stages_train_in_16_bits_so(stage, recompute, run_stage, sft_dir, reward
             seen[args[0].dtype] += 1
 
     with register_module_forward_pre_hook(note):
-        settings = {"bf16": True, "dtype": "bfloat16", "gradient_checkpointing": recompute, "lora_alpha": 8}
+        settings = {"bf16": True, "dtype": "bfloat16", "gradient_checkpointing": recompute, "lora_dropout": 0.0}
         run_stage(stage, tmp_path / "run", **settings, **({} if stage == "ppo" else {"max_steps": 1}))
     assert seen[torch.bfloat16] > seen[torch.float32]
