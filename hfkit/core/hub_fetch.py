@@ -87,9 +87,8 @@ def require_model(path: str, revision: str = "main") -> None:
 
 def not_cached_error(path: str) -> HubError:
     """Return the error for a model that is not in the Hub's cache, while the Hub cannot be reached."""
-    remedy = "check the path, or download it first with `hfkit pull`"
-    why = f"neither a folder nor a model in the Hub's cache, and {why_unreachable()}"
-    return HubError(f"cannot load {path}: {why}: {remedy}")
+    remedy = f"{why_unreachable()}: check the path, or download it first with `hfkit pull`"
+    return HubError(f"cannot load {path}: neither a folder nor a model in the Hub's cache, and {remedy}")
 
 
 def is_unknown(repo_id: str, name: str, revision: str = "main") -> bool:

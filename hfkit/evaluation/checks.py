@@ -17,6 +17,7 @@ from hfkit.config.evaluation import (
 )
 from hfkit.config.validation import default_of
 from hfkit.core.errors import MISSING, HfkitError, Kind, Problem
+from hfkit.core.hub_retry import HubError
 from hfkit.evaluation.answers import answer_extractor
 from hfkit.evaluation.bench_models import bench_models
 from hfkit.evaluation.key_checks import KEYS_OF_JUDGES, count_problems, entry_problems, judge_key_problems
@@ -191,7 +192,11 @@ def kind_problems(key: str, path: str, is_reward: bool) -> list[Problem]:
     problems = weights_problems(key, path)
     if problems:
         return problems
-    if is_classifier(path, "main") == is_reward:
+    try:
+        is_of_kind = is_classifier(path, "main") == is_reward
+    except HubError as error:  # neither in the cache nor on a Hub that answers
+        return [Problem(key, path, str(error))]
+    if is_of_kind:
         error = reward_fault(path) if is_reward else None
         return [Problem(key, path, str(error))] if error else []
     if is_reward:

@@ -219,7 +219,7 @@ BLOCK = {"path": "a/b", "form": "messages", "columns": {"messages": "talk"}, "sp
         ({"convert": ["eval"]}, r"hfkit\.convert\[0\]: 'eval' -> expected one of: transcript, shared_prompt"),
         ({"keep": [{"column": "a"}]}, r"hfkit\.keep\[0\]: 'a' -> set exactly one of equals, one_of, at_least, at_most"),
         ({"replies": 4}, r"hfkit\.replies: 4 -> only for the form ranking; expected at least 2"),
-        ({"path": None}, r"hfkit\.path: None -> expected text"),
+        ({"path": None}, r"hfkit\.path: missing -> required"),
     ],
 )
 def test_an_invalid_block_is_reported(tmp_path, changes, reported):

@@ -116,13 +116,16 @@ ASKED = {
     "a system message alone": ([SYSTEM], [SYSTEM, USER, YES], [SYSTEM, USER, NO], [SYSTEM], [USER, YES]),
 }
 
+SHARED = {"the first question": [YES, MORE], "a system message alone": [USER]}
+"""Turns after the prompt that both responses begin with."""
+
 
 @pytest.mark.parametrize("kind", ASKED)
 def test_a_prompt_next_to_whole_conversations_is_asked_once(read, kind):
     prompt, chosen, rejected, context, reply = ASKED[kind]
     row = read([{"prompt": prompt, "chosen": chosen, "rejected": rejected}], COMPARISONS).rows[0]
     assert (row["prompt"], row["chosen"]) == (context, reply)
-    assert pair_of(row)[0] == context
+    assert pair_of(row)[0] == context + SHARED.get(kind, [])
     ranking = {"prompt": prompt, "replies": [chosen, rejected], "ranks": [1, 2]}
     row = read([ranking], COMPARISONS).rows[0]
     assert (row["prompt"], row["replies"][0]) == (context, reply)

@@ -265,7 +265,7 @@ def test_prompts_that_do_not_fit_are_counted_and_none_is_an_error(config, rows_f
         ({"judge": "human", "reward_model": "x/y"}, "reward_model", "no effect with judge: human"),
         ({"judge": "human", "reward_columns": ["a"]}, "reward_columns", "no effect with judge: human"),
         ({"judge": "no/such/judge"}, "judge", "not a Hub id"),
-        ({"judge": "human", "models": ["one/model"]}, "models", "name two or more"),
+        ({"judge": "human", "models": []}, "models", "name two or more"),
         ({"judge": "human", "prompts": "/no.jsonl"}, "prompts[0].path", "no such file"),
         ({"judge": "human", "diversity_temperatures": [0.0]}, "diversity_temperatures", "above 0"),
         ({"judge": "human", "resamples": 0}, "resamples", "above 0"),
