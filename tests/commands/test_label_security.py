@@ -14,11 +14,8 @@ from fastapi import FastAPI
 from label_pages import Labeler, request
 from network import LOCAL_PORTS
 
-from hfkit.commands.label.checks import problems_of
 from hfkit.commands.web.server import ServerThread, open_socket
-from hfkit.config.labeling import LabelConfig
-from hfkit.config.parsing import load_config
-from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.core.errors import HfkitError
 
 PASSWORD = "correct horse"
 ROWS = [{"prompt": f"Question {n}?", "replies": ["yes", "no"]} for n in range(4)]
@@ -43,11 +40,6 @@ def guarded(servers, tmp_path_factory):
     started = servers.start(*argv, output=folder / "printed.txt")
     started.url = f"http://127.0.0.1:{started.url.rpartition(':')[2]}"
     return started, folder
-
-
-def config_of(tmp_path, **changes) -> LabelConfig:
-    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
-    return load_config(LabelConfig, {"datasets": rows, "output_dir": str(tmp_path / "labels"), **changes}, problems_of)
 
 
 def test_without_a_session_nothing_is_shown_or_saved(server):
@@ -315,46 +307,3 @@ def test_a_port_that_another_program_took_meanwhile_is_an_error():
         other.listen()
         with pytest.raises(HfkitError, match=f"cannot listen on 127.0.0.1, port {bound.getsockname()[1]}"):
             ServerThread(FastAPI(), bound).__enter__()
-
-
-@pytest.mark.parametrize(
-    ("changes", "key", "words"),
-    [
-        ({"host": "0.0.0.0"}, "host", "add password_file, or set HFKIT_LABEL_PASSWORD"),
-        ({"host": "192.0.2.1"}, "host", "add password_file"),
-        ({"host": "example.org"}, "host", "add password_file"),
-        ({"password_file": "/nowhere"}, "password_file", "cannot be read"),
-        ({"port": 70_000}, "port", "from 0 to 65535"),
-        ({"overlap": 0}, "overlap", "must be above 0"),
-        ({"guide": "/nowhere.md"}, "guide", "cannot be read"),
-        ({"flags": ["a", "a"]}, "flags", "different names"),
-        ({"judge": "function"}, "reward_function", "missing"),
-        ({"reward_function": "a:b"}, "reward_function", "has no effect"),
-        ({"judge": "/nowhere"}, "judge", ""),
-        ({"datasets": "/nowhere.jsonl"}, "datasets[0].path", "no such file"),
-        ({"seed": -1}, "seed", ""),
-    ],
-)
-def test_problems_are_reported_before_anything_is_loaded(tmp_path, monkeypatch, changes, key, words):
-    monkeypatch.delenv("HFKIT_LABEL_PASSWORD", raising=False)
-    with pytest.raises(ConfigError) as error:
-        config_of(tmp_path, **changes)
-    (problem,) = error.value.problems
-    assert problem.key == key and words in problem.remedy
-
-
-@pytest.mark.parametrize(
-    ("text", "mode", "words"),
-    [("long enough", 0o640, "chmod 600"), ("", 0o600, "it is empty"), ("short", 0o600, "8 characters")],
-)
-def test_a_password_file_must_be_private_and_hold_a_password(tmp_path, text, mode, words):
-    secret = tmp_path / "password"
-    secret.write_text(text)
-    secret.chmod(mode)
-    with pytest.raises(ConfigError) as error:
-        config_of(tmp_path, host="0.0.0.0", password_file=str(secret))
-    (problem,) = error.value.problems
-    assert problem.key == "password_file" and words in problem.remedy
-    secret.write_text("long enough")
-    secret.chmod(0o600)
-    assert config_of(tmp_path, host="0.0.0.0", password_file=str(secret)).host == "0.0.0.0"

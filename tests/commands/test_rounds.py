@@ -13,45 +13,16 @@ import pytest
 import yaml
 from conftest import TINY, python_path
 from label_pages import URL, Labeler
+from rounds_pipelines import ROUNDS, TESTS, write_rounds
 from safetensors.torch import load_file, save_file
 
 from hfkit.commands.report.main import write_report
 from hfkit.commands.rounds.plan import plan_rounds
 from hfkit.commands.run import run as run_pipeline
-from hfkit.commands.web.server import open_socket
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.core.files import read_json_mapping
 from hfkit.records.record import read_record, weights_hash
 from hfkit.stages.pipeline_file import read_pipeline
-from hfkit.stages.read_configs import read_configs
-
-TESTS = Path(__file__).parents[1]
-ROUNDS = {"count": 2, "max_prompts": 6, "num_samples": 3, "judge": "function"}
-ROUNDS["reward_function"] = f"{TESTS / 'reward_functions.py'}:length"
-
-
-def write_rounds(folder: Path, data: Path, start: Path, rounds: dict | None = None, **changes) -> Path:
-    """Write a pipeline of two stages with rounds, which runs into `folder/runs`; return its file."""
-    evaluate = {
-        "prompts": [str(data / "prompts.jsonl")],
-        "judge": "function",
-        "reward_function": ROUNDS["reward_function"],
-        "response_length": 8,
-        "diversity_prompts": 2,
-        "resamples": 20,
-    }
-    stages = {}
-    for stage in ("reward", "ppo"):
-        own = {"model_name_or_path": str(start), **TINY[stage][1]}
-        own |= {"datasets": [str(data / "prompts.jsonl")]} if stage == "ppo" else {"test_split_size": 0.3}
-        stages[stage] = {**own, **changes.get(stage, {})}
-    content = {
-        "output_dir": str(folder / "runs"),
-        "stages": stages,
-        "rounds": {**ROUNDS, "evaluate": evaluate, **(rounds or {})},
-    }
-    (folder / "rounds.yaml").write_text(yaml.safe_dump(content))
-    return folder / "rounds.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +35,6 @@ def done(tmp_path_factory, data, sft_dir):
 def modification_times(root: Path) -> dict:
     files = (path for stage in ("reward", "ppo") for path in root.glob(f"round_*/{stage}/**/*"))
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in files if path.is_file()}
-
-
-def problem_keys(path: Path, flags: list[str] | None = None) -> list[str]:
-    with pytest.raises(ConfigError) as raised:
-        run_pipeline(path, flags=flags)
-    assert not (path.parent / "runs").exists()
-    return [problem.key for problem in raised.value.problems]
 
 
 def test_each_round_starts_from_the_policy_of_the_last_and_from_its_own_reward_model(done, sft_dir):
@@ -298,64 +262,9 @@ def test_a_third_round_continues_two(done):
     shutil.rmtree(root / "round_3")
 
 
-@pytest.mark.parametrize(
-    ("rounds", "flags", "keys"),
-    [
-        ({"count": 0}, [], ["rounds.count"]),
-        ({}, ["--rounds.count", "many"], ["rounds.count"]),
-        ({"num_samples": 1}, [], ["rounds.num_samples"]),
-        ({"num_sample": 3}, [], ["rounds.num_sample"]),
-        ({"temperature": -1}, [], ["rounds.temperature"]),
-        ({"prompts": ["none.jsonl"]}, [], ["rounds.prompts[0].path"]),
-        ({"reward_function": "none:f"}, [], ["rounds.reward_function"]),
-        ({"judge": "reward", "reward_function": None}, [], ["rounds.reward_model"]),
-        (
-            {"evaluate": {"judge": "function", "prompts": ["none.jsonl"]}},
-            [],
-            ["rounds.evaluate.prompts[0].path", "rounds.evaluate.reward_function"],
-        ),
-        (
-            {"evaluate": {"models": ["a"], "judge": "human", "prompts": ["none.jsonl"]}},
-            [],
-            ["rounds.evaluate.models", "rounds.evaluate.prompts[0].path"],
-        ),
-        (
-            {},
-            ["--ppo.num_mini_batches", "3", "--reward.max_length", "-1"],
-            ["ppo.num_mini_batches", "reward.max_length"],
-        ),
-        ({}, ["--ppo.reward_model_path", "mine"], ["ppo.reward_model_path"]),
-    ],
-)
-def test_problems_of_rounds_and_stages_are_reported_before_anything_runs(tmp_path, data, sft_dir, rounds, flags, keys):
-    found = problem_keys(write_rounds(tmp_path, data, sft_dir, rounds), flags)
-    assert sorted(key.removeprefix("--") for key in found) == sorted(keys)
-
-
-def test_a_port_in_use_is_reported_before_anything_runs(tmp_path, data, sft_dir):
-    with open_socket("127.0.0.1", 0) as taken:
-        taken.listen()
-        rounds = {"judge": "human", "reward_function": None, "port": taken.getsockname()[1]}
-        assert problem_keys(write_rounds(tmp_path, data, sft_dir, rounds)) == ["rounds.port"]
-
-
-def test_rounds_need_a_reward_model_and_one_stage_that_samples(tmp_path, data, sft_dir):
-    path = write_rounds(tmp_path, data, sft_dir)
-    content = yaml.safe_load(path.read_text())
-    for stages in ({"reward": content["stages"]["reward"]}, {"ppo": content["stages"]["ppo"]}):
-        path.write_text(yaml.safe_dump({**content, "stages": stages}))
-        assert problem_keys(path) == ["stages"]
-
-
 def test_a_reward_model_that_judges_scores_the_responses_once(tmp_path, data, sft_dir, reward_dir):
     """As the judge, and not when they are sampled too."""
     judge = {"judge": "reward", "reward_model": str(reward_dir), "reward_function": None}
     path = write_rounds(tmp_path, data, sft_dir, judge)
     plan = plan_rounds(read_pipeline(path), tmp_path / "runs", [])
     assert (plan.label.reward_model, plan.sample.reward_model) == (str(reward_dir), None)
-
-
-def test_a_plan_refuses_rounds_by_their_key(tmp_path, data, sft_dir):
-    with pytest.raises(ConfigError) as raised:
-        read_configs(str(write_rounds(tmp_path, data, sft_dir)), None, None, [])
-    assert [problem.key for problem in raised.value.problems] == ["rounds"]
