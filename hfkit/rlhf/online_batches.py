@@ -15,7 +15,7 @@ from hfkit.models.micro_batches import call_tokens
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
 from hfkit.rlhf.batch import cut_by_length
 from hfkit.rlhf.forward import Model
-from hfkit.training.micro_batching import Batch
+from hfkit.training.micro_batching import Batch, has_entropy_term
 
 SUM_LOSSES = ("cispo", "dapo", "vespo")
 """Losses of GRPO that TRL divides by the number of tokens of the whole batch, so that those of micro-batches add up."""
@@ -42,11 +42,7 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
     @property
     def is_cut(self) -> bool:
         """Whether batches are cut: not if the loss has a term that is neither a sum nor a mean over tokens or rows."""
-        args = self.args
-        whole = isinstance(args, GRPOArguments) and (
-            args.top_entropy_quantile < 1 or args.entropy_coef != 0 or args.use_adaptive_entropy
-        )
-        return args.micro_batches_by_length and not whole and not self.aux_loss_enabled
+        return self.args.micro_batches_by_length and not has_entropy_term(self.args) and not self.aux_loss_enabled
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
         """Return the loss of a batch, a scalar; the gradients of all micro-batches but the last are added already."""

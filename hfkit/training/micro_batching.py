@@ -207,6 +207,16 @@ def row_lengths(batch: Batch) -> torch.Tensor | None:
     return None if "position_ids" in batch else torch.full((len(ids),), ids.shape[1], device=ids.device)
 
 
+def has_entropy_term(arguments) -> bool:
+    """Return whether the loss of GRPO has a term of entropies, which is neither a sum nor a mean over rows.
+
+    Args:
+        arguments: of a trainer; others have no such keys.
+    """
+    coefficient, is_adaptive = getattr(arguments, "entropy_coef", 0), getattr(arguments, "use_adaptive_entropy", False)
+    return coefficient != 0 or is_adaptive or getattr(arguments, "top_entropy_quantile", 1) < 1
+
+
 def router_loss_config(trainer: Trainer):
     """Return the config that makes a trainer's model add its router loss; None if it does not."""
     config = trainer.model.config.get_text_config()

@@ -88,7 +88,6 @@ def test_it_takes_only_what_fits_with_a_margin(stage_for):
 def test_nothing_else_changes_it(stage_for, name, changes, launch):
     stage = stage_for(name, **ACCUMULATED | changes)
     assert decide_micro_batch(stage, LARGE, *[launch] if launch else []) is stage
-    assert micro_batch_tokens(stage.spec, stage.config, stage.replies) <= 2 * 4 * 160
 
 
 @pytest.mark.parametrize(

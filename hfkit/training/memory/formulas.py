@@ -2,7 +2,7 @@
 
 Activations are counted as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4), tensor by tensor, as autograd keeps
 them for Transformers' Llama: RMSNorm, rotary embeddings, grouped keys and values, a gated MLP, fp32 or bf16 autocast,
-fused attention (`sdpa`), LoRA (arXiv 2106.09685). `tests/training/test_memory.py` compares them with real tensors.
+fused attention (`sdpa`), LoRA (arXiv 2106.09685). `tests/training/test_memory.py` compares them with tensors.
 
 Symbols: B rows, T tokens of a row, h hidden width, q and k widths of queries and keys, f width inside the MLP, a heads,
 V vocabulary, L layers, r LoRA rank. Everything is in bytes.

@@ -16,6 +16,7 @@ from hfkit.training.memory.planned_stage import PlannedStage
 from hfkit.training.memory.processes import ALONE, Launch
 from hfkit.training.memory.rows import joins_rows, micro_batch_tokens, row_length, shared_tokens
 from hfkit.training.memory.shapes import roles_of
+from hfkit.training.micro_batching import has_entropy_term
 
 FASTER = 0.1
 """The share of a step's time that must be saved to change the rows of the config."""
@@ -62,10 +63,8 @@ def needs_whole_batches(stage: PlannedStage) -> bool:
     arguments, model = stage.arguments, stage.start.config.get_text_config()
     router, coefficient = getattr(model, "output_router_logits", None), getattr(arguments, ROUTER_KEY, None)
     adds_router_loss = bool(router) if coefficient is None else router is not None and coefficient != 0
-    entropy = getattr(arguments, "entropy_coef", 0) or getattr(arguments, "use_adaptive_entropy", False)
-    of_entropy = entropy or getattr(arguments, "top_entropy_quantile", 1) < 1
     is_whole = not stage.spec.samples_replies and {*OF_THE_BATCH} & {*getattr(stage.config, "loss_type", [])}
-    return bool(adds_router_loss or of_entropy or is_whole)
+    return bool(adds_router_loss or has_entropy_term(arguments) or is_whole)
 
 
 def possible_tokens(stage: PlannedStage, launch: Launch = ALONE) -> list[int]:
