@@ -11,8 +11,8 @@ REPLY_SECONDS = 3.0
 """Seconds to wait for an answer."""
 MESSAGE_BYTES = 1 << 16
 """The longest message."""
-KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 4}
-"""A machine that no longer answers counts as lost after 30 seconds."""
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+"""A machine that no longer answers counts as lost after 30 seconds; macOS lacks the first option."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ class Channel:
 def keep_alive(connection: socket.socket) -> None:
     """Let the kernel check that the machine at the other end still answers."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
-        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def connect_to(addresses: Sequence[str], port: int) -> socket.socket:

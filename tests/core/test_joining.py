@@ -9,6 +9,7 @@ import time
 
 import pytest
 from events import Event, befall
+from forks import run
 from processes import start, wait
 from torch.distributed import PrefixStore
 
@@ -137,3 +138,18 @@ def test_a_launch_on_one_machine_accepts_only_local_connections(local, monkeypat
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local) if local else monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     with listen(2) as server:
         assert (server.getsockname()[0] == "127.0.0.1") == (local == "2")
+
+
+WITHOUT_KEEPIDLE = """
+import socket
+del socket.TCP_KEEPIDLE
+from hfkit.core.channels import keep_alive
+with socket.socket() as connection:
+    keep_alive(connection)
+    print(connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+"""
+
+
+def test_a_system_without_an_option_of_linux_keeps_connections_alive_too():
+    ran = run(WITHOUT_KEEPIDLE)
+    assert (ran.returncode, ran.stdout) == (0, "1\n"), ran.stderr
