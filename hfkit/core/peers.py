@@ -138,8 +138,8 @@ class Peers(threading.Thread):
     def settle(self, peer: Peer) -> None:
         """In rank 0: record this process as the one that failed first, unless there is one, and notify all others."""
         if self.failed is None:
+            self.broadcast({"first": asdict(peer)}, None)  # before `fail` returns, after which this process may end
             self.note(peer)
-            self.broadcast({"first": asdict(peer)}, None)
 
     def broadcast(self, message: dict, source: Channel | None) -> None:
         """Send a message to all others except its source."""

@@ -16,7 +16,7 @@ from torch.distributed import PrefixStore
 from hfkit.core import joining, peers, signal_watch
 from hfkit.core.agreement import exchange
 from hfkit.core.device import process_state, wait_for_everyone
-from hfkit.core.errors import HfkitError
+from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.interrupts import catch_signals
 from hfkit.core.joining import current_launch, joined_launch, listen
 
@@ -72,6 +72,30 @@ def end_at_once(exchanges: bool) -> None:
 def test_rank_0_ends_after_all_have_read_what_it_holds_for_them(exchanges):
     ranks = wait(start(end_at_once, exchanges))
     assert [rank.status for rank in ranks] == [0, 0], [rank.output for rank in ranks]
+
+
+class SlowPeers(peers.Peers):
+    """Processes that hear of each other with a delay."""
+
+    def broadcast(self, *given):
+        time.sleep(0.5)
+        super().broadcast(*given)
+
+
+def fail_together() -> None:
+    """Be a process of a launch that finds the same error as the others."""
+    joining.Peers = SlowPeers
+    try:
+        with joined_launch(ends_process=True):
+            assert exchange(current_launch().rank) == [0, 1]
+            raise ConfigError([Problem("seed", 0, "of the test")])
+    except HfkitError as error:
+        sys.exit(error.exit_status)
+
+
+def test_rank_0_ends_after_all_others_know_why():
+    ranks = wait(start(fail_together))
+    assert [rank.status for rank in ranks] == [2, 2], [rank.output for rank in ranks]
 
 
 @pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.distributed), 1])
