@@ -188,7 +188,7 @@ class DataFields(SourceFields):
         None, help="share (below 1) or number of training rows to hold out; not with eval_datasets"
     )
     dataset_num_proc: int | None = arg(None, help="number of processes that tokenize; none: by rows and CPU cores")
-    max_dropped: float = arg(0.1, help="maximum share of dropped or truncated rows; a larger share is an error")
+    max_dropped: float = arg(0.1, help="maximum share of dropped rows; a larger share is an error")
 
 
 @dataclass(kw_only=True)

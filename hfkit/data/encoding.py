@@ -69,7 +69,7 @@ def encode(rows: Dataset, encoder: Encoder, stats: SplitStats, config) -> Datase
     """Return the usable encoded rows, in the order of their mixture, and record dropped and cut rows in `stats`.
 
     Raises:
-        HfkitError: no row is left, or a larger share than `config.max_dropped` was dropped or cut.
+        HfkitError: no row is left, or a larger share than `config.max_dropped` was dropped.
     """
     if not len(rows):
         overlap = f" {REMOVE_OVERLAP}." if ALSO_HELD_OUT in stats.dropped else ""
@@ -77,10 +77,11 @@ def encode(rows: Dataset, encoder: Encoder, stats: SplitStats, config) -> Datase
     encoded = encoder(rows, stats.name, config.dataset_num_proc)
     reasons, lengths = encoded.data["dropped"], encoded.data["length"].to_numpy()
     dropped = {one["values"]: one["counts"] for one in pc.value_counts(reasons).to_pylist() if one["values"]}
-    stats.cut = pc.sum(encoded.data["cut"]).as_py() or 0
     stats.dropped |= dropped
     indices = np.flatnonzero(pc.equal(reasons, "").to_numpy())
-    tokens = count_tokens(encoded)[indices]
+    tokens, is_cut = count_tokens(encoded), encoded.data["cut"].to_numpy()
+    stats.cut, stats.cut_tokens = int(is_cut.sum()), int((lengths - tokens)[is_cut].sum())
+    tokens = tokens[indices]
     stats.kept, stats.tokens = len(indices), int(tokens.sum())
     stats.faults = faults.count_faults(encoded.data["faults"].take(indices).to_pylist())
     median = int(statistics.median(lengths)) if len(lengths) else 0
@@ -167,13 +168,13 @@ def pair_lengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def check_losses(stats: SplitStats, max_dropped: float, remedy: str) -> None:
-    """Raise HfkitError if no row is left, or a larger share than `max_dropped` was dropped or cut."""
-    lost, most = sum(stats.dropped.values()) + stats.cut, max_dropped * max(stats.rows, 1)
+    """Raise HfkitError if no row is left, or a larger share than `max_dropped` was dropped."""
+    lost, most = sum(stats.dropped.values()), max_dropped * max(stats.rows, 1)
     shared = stats.dropped.get(ALSO_HELD_OUT, 0)
     if not stats.kept or lost > most:
         if shared and (lost == shared or (stats.kept and lost - shared <= most)):
             remedy = REMOVE_OVERLAP
-        why = "No row is left" if not stats.kept else f"{lost:,} of {stats.rows:,} rows are dropped or cut"
+        why = "No row is left" if not stats.kept else f"{lost:,} of {stats.rows:,} rows are dropped"
         raise HfkitError(f"{stats}\n{why}. {remedy}, or raise max_dropped ({max_dropped}).")
 
 

@@ -22,6 +22,9 @@ from hfkit.data.sources import read_entry
 ALSO_HELD_OUT = "also held out"
 """The reason of training rows that are dropped because their prompts are held out."""
 
+MANY_CUT = 0.1
+"""Share of the kept rows that may be cut without a warning."""
+
 
 @dataclass
 class SplitStats:
@@ -31,7 +34,7 @@ class SplitStats:
         sources: each entry with `rows`, `sha256`, the keys of `LoadedSource.stats`, and `taken` after mixing.
         rows: number of rows before any is dropped.
         kept: number of usable rows; `mixed` is how many one pass takes of them, with repetitions, if not all once.
-        cut: number of kept rows whose end was cut off.
+        cut: number of kept rows whose end was cut off; `cut_tokens` is how many tokens they lost.
         split_into: number of sequences from the kept rows, if the chat template splits conversations.
         dropped: number of rows by reason.
         faults: number of kept rows with each fault, see `faults.py`.
@@ -46,6 +49,7 @@ class SplitStats:
     rows: int = 0
     kept: int = 0
     cut: int = 0
+    cut_tokens: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     faults: dict[Fault, int] = field(default_factory=dict)
     tokens: int = 0
@@ -61,7 +65,7 @@ class SplitStats:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
             parts.append(f"{sum(self.dropped.values()):,} dropped ({reasons})")
         if self.cut:
-            parts.append(f"{self.cut:,} cut")
+            parts.append(f"{self.cut:,} cut (by {self.cut_tokens:,} tokens)")
         if self.split_into is not None:
             parts.append(f"{self.split_into:,} after the split at responses that the chat template renders differently")
         if self.mixed is not None:
@@ -215,10 +219,27 @@ def keys_by_name(splits: dict[str, SplitStats]) -> dict[str, np.ndarray]:
     return {name: stats.keys for name, stats in splits.items() if stats.keys is not None}
 
 
+def cut_warning(cut: int, kept: int, cut_tokens: int, key: str) -> str:
+    """Return the warning about rows whose end is cut off.
+
+    Args:
+        cut, kept: number of rows.
+        cut_tokens: tokens that were cut off.
+        key: the config key of the maximum length.
+    """
+    return (
+        f"{cut:,} of {kept:,} kept rows ({cut / kept:.1%}) are longer than {key} and are cut: the model does not see "
+        f"{cut_tokens:,} tokens at their ends. Raise {key} or shorten the rows"
+    )
+
+
 def report_splits(run, splits: dict[str, SplitStats]) -> None:
     """Print the statistics of a run's splits, warn about overlaps, and write the hashes of prompts for later stages."""
     for name, stats in splits.items():
         say(str(stats))
+        if stats.cut > MANY_CUT * stats.kept:
+            key = "ptx_max_length" if name == "ptx" else "max_length"
+            warn(f"{name}: {cut_warning(stats.cut, stats.kept, stats.cut_tokens, key)}")
         if stats.mixed is not None and is_main_process():
             make_console().print(mixture_table(name, stats.sources))
         for overlap in stats.overlap:

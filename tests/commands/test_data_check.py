@@ -75,10 +75,10 @@ def test_good_rows_of_every_stage_pass(data_verb, stage, row, config, reported):
 ROWS = different(TURN)
 ENDED = {**TURN, "response": "red<|endoftext|>"}
 BAD = {
-    "dropped": (different(TURN, 8) + [{**TURN, "response": ""}] * 2, "20.0% of the rows are dropped or truncated"),
+    "dropped": (different(TURN, 8) + [{**TURN, "response": ""}] * 2, "20.0% of the rows are dropped"),
     "cut": (
         different(TURN, 8) + different({**TURN, "response": LONG}, 2),
-        "20.0% of the rows are dropped or truncated",
+        "20.0% of the rows are dropped",
     ),
     "nothing left": ([{**TURN, "response": ""}] * 3, "no rows are left"),
     "special text": ([*different(TURN, 9), ENDED], "10.0% of the rows are with the text of a special token"),
@@ -101,7 +101,19 @@ def test_thresholds_are_options(data_verb):
     assert data_verb("check", "sft", rows)[0] == 1
     allowed = ["--max_faults", "0.5", "--max_duplicates", "0.5"]
     assert data_verb("check", "sft", rows, *allowed)[0] == 0
-    assert data_verb("check", "sft", different(TURN, 30), "--max_length", "12", "--max_dropped", "0.1")[0] == 1
+    lost = [*different(TURN, 4), {**TURN, "response": ""}]
+    assert data_verb("check", "sft", lost)[0] == 1
+    assert data_verb("check", "sft", lost, "--max_dropped", "0.2")[0] == 0
+
+
+def test_rows_that_are_only_cut_are_a_warning_and_rows_without_a_response_exceed_a_threshold(data_verb):
+    rows = [*different(TURN, 4), {**TURN, "response": LONG}]
+    status, _, err = data_verb("check", "sft", rows)
+    assert status == 0
+    assert re.search(r"1 of 5 kept rows \(20.0%\) are longer than max_length and are cut: .* \d+ tokens", err)
+    status, _, err = data_verb("check", "sft", rows, "--max_length", "4")
+    assert status == 1
+    assert "no rows are left" in err
 
 
 def test_held_out_rows_in_training_are_reported(data_verb, rows_file):

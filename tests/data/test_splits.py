@@ -57,7 +57,7 @@ def test_the_tokens_of_a_split_are_those_that_are_read(rows_file, tokenizer, kin
     assert stats.tokens == stats.sources[0]["taken"]["tokens"] == there
     one = next(surveys_of("reward" if ranked else "sft", config_for(entries, ranked=ranked), tokenizer))
     assert one.tokens == there
-    assert one.cut_tokens == (sum(rows["length"]) - there if kind == "cut" else 0)
+    assert one.cut_tokens == stats.cut_tokens == (sum(rows["length"]) - there if kind == "cut" else 0)
     budget = there // 2
     rows, stats = prepared([entries[0] | {"tokens": budget}], tokenizer, ranked=ranked)
     assert len(rows) == 10

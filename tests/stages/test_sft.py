@@ -109,9 +109,21 @@ def test_pain_30_rows_lost_to_max_length_are_reported_and_too_many_fail(run_stag
     datasets = rows_file(rows)
     folder = run_stage("sft", tmp_path / "out", datasets=datasets, test_split_size=None, max_steps=1)
     printed = capsys.readouterr().out
-    assert "train: 40 rows, 39 kept, 1 dropped (1 with no response within max_length=64), 1 cut" in printed
+    assert "train: 40 rows, 39 kept, 1 dropped (1 with no response within max_length=64), 1 cut (by " in printed
     split = read_record(folder)["data"]["train"]
     assert (split["rows"], split["kept"], split["cut"]) == (40, 39, 1)
-    with pytest.raises(HfkitError, match=r"2 of 40 rows are dropped or cut\. The median row is"):
+    with pytest.raises(HfkitError, match=r"1 of 40 rows are dropped\. The median row is"):
         run_stage("sft", tmp_path / "other", datasets=datasets, test_split_size=None, max_dropped=0.01)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("cut", [1, 39])
+def test_rows_that_are_only_cut_stop_no_run_and_many_are_a_warning(run_stage, tmp_path, rows_file, capsys, cut):
+    rows = [{"prompt": PROMPT, "response": f"{number} {LONG if number < cut else ''}"} for number in range(40)]
+    datasets = rows_file(rows)
+    folder = run_stage("sft", tmp_path / "out", datasets=datasets, test_split_size=None, max_steps=1, max_dropped=0.0)
+    split, printed = read_record(folder)["data"]["train"], capsys.readouterr()
+    assert (split["kept"], split["cut"]) == (40, cut)
+    assert f"{cut} cut (by {split['cut_tokens']:,} tokens)" in printed.out
+    warned = f"{split['cut_tokens']:,} tokens at their ends. Raise max_length or shorten the rows"
+    assert (warned in printed.err) == (cut > 4)

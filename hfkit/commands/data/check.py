@@ -21,6 +21,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.tables import make_console
 from hfkit.data.faults import Fault
 from hfkit.data.forms import FORMS
+from hfkit.data.splits import MANY_CUT, cut_warning
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.stages.read_configs import read_configs
 
@@ -43,6 +44,9 @@ def main(given: Namespace) -> int:
             say("\n  ".join([f"\n{label}", *survey_lines(survey)]))
             make_console().print(histogram(survey))
             problems += [f"{label}: {problem}" for problem in threshold_problems(survey, config, given)]
+            if survey.cut > MANY_CUT * survey.kept:
+                key = "ptx_max_length" if survey.split == "ptx" else "max_length"
+                warn(f"{label}: {cut_warning(survey.cut, survey.kept, survey.cut_tokens, key)}")
         rows = sum(survey.rows for survey in surveys if survey.split != "test")
         shared = count_overlap(config, surveys)
         if shared:
@@ -142,8 +146,8 @@ def past_limit(survey: Survey, low: float) -> str:
 
 def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[str]:
     """Return the exceeded thresholds of one source; prompts alone may be duplicates."""
-    lost, max_dropped = survey.rows - survey.kept + survey.cut, getattr(config, "max_dropped", 1.0)
-    shares = [("dropped or truncated", lost, survey.rows, "max_dropped", max_dropped)]
+    lost, max_dropped = survey.rows - survey.kept, getattr(config, "max_dropped", 1.0)
+    shares = [("dropped", lost, survey.rows, "max_dropped", max_dropped)]
     for fault, count in survey.faults.items():
         shares.append((fault.value, count, survey.kept, "max_faults", thresholds.max_faults))
     if survey.form != "prompts":
