@@ -63,9 +63,10 @@ def is_empty_message(message: dict) -> bool:
 
 
 def normalize_message(message: dict) -> dict:
-    """Return a message with its content as text and the arguments of its tool calls as mappings.
+    """Return a message with its content as text and the arguments of its tool calls as mappings, without null fields.
 
-    In a row, the content may be in parts and the arguments may be JSON.
+    In a row, the content may be in parts and the arguments may be JSON. Arrow adds null fields, and templates test
+    whether a field exists.
 
     Raises:
         RenderError: a part is not text, or the tool calls are malformed.
@@ -74,7 +75,8 @@ def normalize_message(message: dict) -> dict:
         message = message | {"content": "".join(map(part_text, message["content"]))}
     if not isinstance(message.get("content"), (str, type(None))):
         raise RenderError("with content that is not text")
-    if message.get("tool_calls") is None:
+    message = {name: value for name, value in message.items() if value is not None}
+    if "tool_calls" not in message:
         return message
     message = without_nulls(message)
     calls = message.pop("tool_calls")
@@ -87,6 +89,19 @@ def normalize_message(message: dict) -> dict:
         if isinstance(function.get("arguments"), str):
             function["arguments"] = parse_json(function["arguments"], "tool_calls whose arguments are not JSON")
     return message | {"tool_calls": calls} if calls else message
+
+
+def with_content(messages: Messages) -> Messages:
+    """Return messages with "" as the content of those without one: tool calls, or the result of a tool.
+
+    Transformers removes null fields, and many templates add the content to other text.
+
+    Raises:
+        RenderError: a user's message has no content.
+    """
+    if any(message["role"] == "user" and message.get("content") is None for message in messages):
+        raise RenderError("with a user message without content")
+    return [message if message.get("content") else message | {"content": ""} for message in messages]
 
 
 def with_json_arguments(messages: Messages) -> Messages:

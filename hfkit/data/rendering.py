@@ -13,7 +13,15 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.console import printable_line
 from hfkit.core.limits import load_json
-from hfkit.data.messages import Messages, RenderError, iter_strings, map_strings, name_reasoning, with_json_arguments
+from hfkit.data.messages import (
+    Messages,
+    RenderError,
+    iter_strings,
+    map_strings,
+    name_reasoning,
+    with_content,
+    with_json_arguments,
+)
 from hfkit.data.template_limits import UnusableTemplateError, with_remedy
 from hfkit.data.template_source import template_fault, templates_of, variables_in
 
@@ -51,7 +59,8 @@ class Template:
     def render(self, messages: Messages, *, generation_prompt: bool = False) -> Rendered:
         """Return the rendered messages; no messages give no tokens.
 
-        Arguments of tool calls are mappings, or JSON if the template accepts only text.
+        Arguments of tool calls are mappings, or JSON if the template accepts only text. A message without
+        content, such as one with only tool calls, has "" instead.
 
         Raises:
             RenderError: the template rejects the messages.
@@ -62,6 +71,7 @@ class Template:
         if generation_prompt and (header := missing_header(self.tokenizer, repr(self.tokenizer.chat_template))):
             rendered = self.render(messages)
             return Rendered(rendered.text + header, rendered.ids + self.tokenize(header))
+        messages = with_content(messages)
         text_only = with_json_arguments(messages)
         try:
             rendered = self._apply(messages, options)

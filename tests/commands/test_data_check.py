@@ -76,10 +76,6 @@ ROWS = different(TURN)
 ENDED = {**TURN, "response": "red<|endoftext|>"}
 BAD = {
     "dropped": (different(TURN, 8) + [{**TURN, "response": ""}] * 2, "20.0% of the rows are dropped"),
-    "cut": (
-        different(TURN, 8) + different({**TURN, "response": LONG}, 2),
-        "20.0% of the rows are dropped",
-    ),
     "nothing left": ([{**TURN, "response": ""}] * 3, "no rows are left"),
     "special text": ([*different(TURN, 9), ENDED], "10.0% of the rows are with the text of a special token"),
     "lost characters": ([*different(TURN, 9), {**TURN, "response": "caf�"}], "are with U+FFFD"),

@@ -16,8 +16,10 @@ from hfkit.data.chat_template import (
     split_conversation,
 )
 from hfkit.data.comparisons import mask_of
+from hfkit.data.forms import IGNORE, instruction_row
 from hfkit.data.messages import RenderError, tools_of
 from hfkit.data.rendering import SANITIZES
+from hfkit.data.reply_tokens import NO_TOOL_CALLS
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -102,7 +104,7 @@ def test_a_template_that_rewrites_earlier_turns_makes_a_sequence_of_each_reply(w
     ("messages", "reason"),
     [
         ([{"role": "tool", "content": "42"}], "roles are system, user and assistant, not tool"),
-        ([{"role": "user"}], "rejected by the chat template"),
+        ([{"role": "user"}], "with a user message without content"),
         ([{"role": "user", "content": "Hello"}], "no assistant message"),
         ([], "no assistant message"),
     ],
@@ -202,7 +204,7 @@ def test_tool_calls_are_trained_and_their_results_are_not(with_template, tools, 
 def test_tools_and_their_calls_are_read_from_files_unchanged(with_template, rows_file):
     """Arrow adds the arguments of all other calls to each call."""
     from hfkit.config.fields import DatasetEntry
-    from hfkit.data.forms import INSTRUCTIONS, instruction_row
+    from hfkit.data.forms import INSTRUCTIONS
     from hfkit.data.sources import load_entry
 
     rows = [{"messages": tool_chat(arguments), "tools": TOOLS} for arguments in ({"name": "Ann"}, {"city": "Oslo"})]
@@ -221,6 +223,70 @@ def test_tools_and_their_calls_are_read_from_files_unchanged(with_template, rows
 def test_tools_that_are_none_are_refused(given, reason):
     with pytest.raises(RenderError, match=reason):
         tools_of(given)
+
+
+def assistant(turn: str) -> str:
+    """A template that writes the assistant's messages as `turn`, and all others plainly."""
+    return (
+        "{% if tools %}<|system|>\n{{ tools | tojson }}\n{% endif %}{% for m in messages %}"
+        "{% if m.role != 'assistant' %}<|user|>\n{{ m.content }}\n{% else %}<|assistant|>\n" + turn + "{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+
+
+CALL_TEXTS = "{% for c in m.tool_calls or [] %}{{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor %}"
+# How templates of model families read the content of a message with tool calls, which OpenAI's format sets to null.
+CONTENTS_OF_CALLS = {
+    "Qwen 2.5": "{% if m.content %}{{ m.content }}{% endif %}" + CALL_TEXTS + "{{ eos_token }}\n",
+    "Qwen 3": "{% set content = m.content %}{% if '</think>' in content %}{% set content = "
+    "content.split('</think>')[-1] %}{% endif %}{{ content }}" + CALL_TEXTS + "{{ eos_token }}\n",
+    "Llama 3.1": "{% if 'tool_calls' in m %}{% if not m.tool_calls | length == 1 %}"
+    "{{ raise_exception('This model only supports single tool-calls at once!') }}{% endif %}"
+    + CALL_TEXTS
+    + "{% else %}"
+    "{{ m.content | trim }}{% endif %}{{ eos_token }}",
+    "Mistral": "{% if m.tool_calls is defined and m.tool_calls is not none %}"
+    + CALL_TEXTS
+    + "{{ eos_token }}{% else %}"
+    "{{ m['content'] + eos_token }}{% endif %}",
+    "SmolLM 3": "{% set content = m.content if m.content is string else '' %}{{ content.lstrip('\n') }}"
+    + CALL_TEXTS
+    + "{{ eos_token }}\n",
+    "joined": "{{ m.content + '' }}" + CALL_TEXTS + "{{ eos_token }}\n",
+    "plain": "{{ m.content }}" + CALL_TEXTS + "{{ eos_token }}\n",
+    "trimmed": "{{ m['content'] | trim }}" + CALL_TEXTS + "{{ eos_token }}\n",
+}
+
+
+@pytest.mark.parametrize("content", [None, "", "absent"])
+@pytest.mark.parametrize("family", CONTENTS_OF_CALLS)
+def test_tool_calls_without_text_are_trained_with_every_template_that_renders_them(with_template, family, content):
+    tokenizer, messages = with_template(assistant(CONTENTS_OF_CALLS[family])), tool_chat({"name": "Ann"})
+    messages[2]["content"] = content
+    if content == "absent":
+        del messages[2]["content"]
+    row = {"messages": messages, "tools": TOOLS}
+    made = instruction_row(row, tokenizer, 512)
+    eos = tokenizer.eos_token
+    trained = tokenizer.decode([label for label in made["labels"] if label != IGNORE])
+    assert (made["dropped"], trained) == ("", f'colour_of({{"name": "Ann"}}){eos}Ann likes red.{eos}')
+    assert "None" not in tokenizer.decode(made["input_ids"])
+    prompt = encode_prompt(tokenizer, messages[:-1], tools_of(TOOLS))
+    assert made["input_ids"][: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize("turn", ["{{ m.content + eos_token }}", "{{ m.content | trim }}{{ eos_token }}"])
+def test_tool_calls_that_a_template_omits_are_named_as_the_reason(with_template, turn):
+    made = instruction_row({"messages": tool_chat({"name": "Ann"})}, with_template(assistant(turn)), 512)
+    assert made["dropped"] == NO_TOOL_CALLS
+
+
+@pytest.mark.parametrize("role", ["tool", "system"])
+def test_a_message_without_content_is_rendered_as_empty_text(with_template, role):
+    messages = [{"role": role, "content": None}, *tool_chat({})[1:2], {"role": "assistant", "content": "Red."}]
+    made = instruction_row({"messages": messages}, with_template(assistant("{{ m.content + eos_token }}")), 512)
+    assert made["dropped"] == ""
+    assert "None" not in with_template(None).decode(made["input_ids"])
 
 
 def test_arguments_that_are_not_json_are_refused(with_template):
