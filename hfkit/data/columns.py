@@ -11,6 +11,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import CONSUMED_COLUMNS, OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Recipe
 from hfkit.data.conversations import SYSTEM, is_conversation, role_of_first
+from hfkit.data.given_rows import path_in_yaml
 from hfkit.data.rendering import TEMPLATE_KWARGS
 
 TEMPLATE_COLUMNS = ["tools", TEMPLATE_KWARGS]
@@ -241,6 +242,6 @@ def check_prompt(rows: Dataset, unread: list[str], mapped: dict[str, str], label
     if inputs := [name for name in unread if may_be_input(name)]:
         raise HfkitError(
             f"{label}: chosen and rejected have no column prompt, but it may be in {', '.join(inputs)}. Map it: "
-            f"datasets: [{{path: {label}, columns: {{{suggested_mapping(inputs, {})}}}}}]. If both responses begin "
-            "with their prompt, map them: columns: {chosen: chosen, rejected: rejected}"
+            f"datasets: [{{path: {path_in_yaml(label)}, columns: {{{suggested_mapping(inputs, {})}}}}}]. If both "
+            "responses begin with their prompt, map them: columns: {chosen: chosen, rejected: rejected}"
         )

@@ -4,6 +4,7 @@ The file types and their builders are listed in `hfkit/core/file_types.py`.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -22,6 +23,7 @@ from hfkit.core.hub_retry import cached_if_unreachable
 from hfkit.core.limits import UnsafeFileError
 from hfkit.data.compression import unpacked
 from hfkit.data.file_sets import file_options, read_dataset, read_files
+from hfkit.data.given_rows import GIVEN, name_in_messages
 from hfkit.data.json_rows import json_shape
 from hfkit.data.json_shapes import row_features
 from hfkit.data.progress import progress_bars
@@ -116,12 +118,17 @@ def read_once(source: dict) -> tuple[Dataset, bool]:
 def read_error(path: Path, error: Exception) -> HfkitError:
     """Return the error for a dataset that cannot be read."""
     refused = next((one for one in chain_of(error) if isinstance(one, UnsafeFileError)), None)
-    if refused:
-        return HfkitError(f"cannot read the dataset {path}: {refused}")
     is_text = builder_of(path) in ("json", "text", "csv")
-    cause = "it is empty" if is_empty(path) else find_broken_line(path) if is_text else None
-    full_cache = explain_file_error(error)  # the disk of the cache, where rows are written
-    return full_cache or HfkitError(f"cannot read the dataset {path}: {cause or reason(error)}")
+    if refused:
+        cause = str(refused)
+    else:
+        cause = "it is empty" if is_empty(path) else find_broken_line(path) if is_text else None
+    full_cache = None if refused else explain_file_error(error)  # the disk of the cache, where rows are written
+    cause = cause or reason(error)
+    if name_in_messages(path) == GIVEN:  # its file in the cache has one row a line
+        cause = re.sub(r"\bline (\d+)", lambda found: f"row {int(found[1]) - 1}", cause)
+        return full_cache or HfkitError(f"cannot read {GIVEN}: {cause}")
+    return full_cache or HfkitError(f"cannot read the dataset {path}: {cause}")
 
 
 def is_empty(path: Path) -> bool:

@@ -20,6 +20,9 @@ from hfkit.data.caching import content_hash
 from hfkit.data.progress import progress_bars
 from hfkit.data.source_files import is_saved
 
+GIVEN = "rows passed from Python"
+"""How messages name rows that Python code passed, instead of their file in the cache."""
+
 
 def is_rows(value: object) -> bool:
     """Return whether a value is rows: a `Dataset`, or a list of mappings of which none names a path or a card."""
@@ -35,7 +38,7 @@ def store_rows(rows: Dataset | list[dict]) -> str:
     Raises:
         HfkitError: a row holds values that JSON does not support, or there are no rows.
     """
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit" / "rows"
+    folder = stored_folder()
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     if isinstance(rows, Dataset):
@@ -45,6 +48,21 @@ def store_rows(rows: Dataset | list[dict]) -> str:
     if not file.is_file() or file.stat().st_size != len(text.encode()):
         write_text(file, text)
     return str(file)
+
+
+def stored_folder() -> Path:
+    """Return the folder of stored rows."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hfkit" / "rows"
+
+
+def name_in_messages(path: str | Path) -> str:
+    """Return how messages name the dataset at a path: rows that Python code passed have no path that a user knows."""
+    return GIVEN if Path(path).parent == stored_folder() else str(path)
+
+
+def path_in_yaml(name: str) -> str:
+    """Return the `path` of a dataset in an example of `datasets`, from its name in messages."""
+    return "ROWS" if name == GIVEN else name
 
 
 def store_dataset(rows: Dataset, folder: Path) -> Path:

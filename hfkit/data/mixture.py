@@ -17,6 +17,7 @@ from rich.table import Column, Table
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
+from hfkit.data.given_rows import name_in_messages
 
 BUDGETS = ("rows", "tokens", "epochs")
 
@@ -59,9 +60,9 @@ class Mixture:
             rows = int((self.source_of == index).sum())
             if rows and not len(pool) and entry.weight != 0:
                 name, budget = next((name, value) for name in BUDGETS if (value := getattr(entry, name)) is not None)
+                source = entry.card or name_in_messages(entry.path)
                 raise HfkitError(
-                    f"{entry.card or entry.path}: {name}: {budget:g} leaves none of its {rows:,} rows: "
-                    "raise it, or remove the source"
+                    f"{source}: {name}: {budget:g} leaves none of its {rows:,} rows: raise it, or remove the source"
                 )
         weights = np.array([entry.weight or 0.0 for entry in self.entries])
         if not weights.any():
@@ -119,7 +120,7 @@ class Mixture:
 
 def source_name(source: dict) -> str:
     """Return the name of a recorded source for messages; a path in the current folder is relative to it."""
-    path = source.get("card") or source["path"]
+    path = source.get("card") or name_in_messages(source["path"])
     return os.path.relpath(path) if Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd()) else path
 
 

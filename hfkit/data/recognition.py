@@ -12,6 +12,7 @@ from hfkit.data.columns import may_be_input, suggested_mapping, unread_columns
 from hfkit.data.conversations import SYSTEM, is_conversation
 from hfkit.data.conversions import JSON, expression_columns
 from hfkit.data.formats import PAIR, Format, holds_conversations, matching_format
+from hfkit.data.given_rows import path_in_yaml
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def check_input(found: Format, columns: dict[str, str], names: list[str], label:
     convert = f", convert: [{', '.join(found.convert)}]" if found.convert else ""
     raise HfkitError(
         f"{label}: {found.name} format, but {', '.join(inputs)} may belong to the prompt too. To include it: "
-        f"datasets: [{{path: {label}, columns: {{{wider}}}{convert}}}]; "
+        f"datasets: [{{path: {path_in_yaml(label)}, columns: {{{wider}}}{convert}}}]; "
         f"to leave it out: columns: {{{as_yaml(columns)}}}{convert}"
     )
 
@@ -108,7 +109,7 @@ def check_form(rows: Dataset, wanted: list[str], label: str) -> None:
     stages = ", ".join(name for name, spec in STAGES.items() if spec.form == "comparisons")
     raise HfkitError(
         f"{label}: its rows are pairs of responses (chosen, rejected), for these stages: {stages}. To train on the "
-        f"chosen ones, map them: datasets: [{{path: {label}, columns: {{{as_yaml(columns)}}}}}]"
+        f"chosen ones, map them: datasets: [{{path: {path_in_yaml(label)}, columns: {{{as_yaml(columns)}}}}}]"
     )
 
 

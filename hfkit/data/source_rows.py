@@ -15,6 +15,7 @@ from hfkit.data.conversions import expression_columns, is_difference
 from hfkit.data.csv_rows import with_numbers
 from hfkit.data.files import builder_of, read_rows
 from hfkit.data.formats import matching_format
+from hfkit.data.given_rows import name_in_messages
 from hfkit.data.progress import progress_bars
 from hfkit.data.recognition import Reading, recognize
 from hfkit.data.source_files import check_files
@@ -38,7 +39,7 @@ def read_source(
     Raises:
         HfkitError: no row is kept, or the columns cannot be read.
     """
-    label, arguments = entry.card or entry.path, load_arguments(entry, recipe)
+    label, arguments = entry.card or name_in_messages(entry.path), load_arguments(entry, recipe)
     reading = given_reading(entry, recipe, wanted, [*reads, *needed])
     if entry.streaming:
         rows, is_csv = first_rows(arguments) if reading is None else None, is_csv_file(arguments)

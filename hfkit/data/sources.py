@@ -30,6 +30,7 @@ from hfkit.data.conversions import (
     expression_feature,
     prompt_of,
 )
+from hfkit.data.given_rows import name_in_messages
 from hfkit.data.json_rows import has_guess
 from hfkit.data.loaded_source import LoadedSource
 from hfkit.data.progress import progress_bars
@@ -56,7 +57,7 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
         HfkitError: the card, file or dataset does not exist, a mapped or needed column is missing, or a column that may
             contain the prompt of pairs is not mapped.
     """
-    needed, recipe, label = needed or [], recipe_of(entry), entry.card or entry.path
+    needed, recipe, label = needed or [], recipe_of(entry), entry.card or name_in_messages(entry.path)
     reads = PROMPT_SOURCES if wanted == ["prompt"] else wanted
     reads = [*reads, SYSTEM] if "prompt" in reads and SYSTEM not in needed else reads
     rows, reading, left_out, names = read_source(entry, recipe, wanted, reads, needed, seed)

@@ -14,6 +14,7 @@ from hfkit.data.caching import content_hash
 from hfkit.data.cards import recipe_of
 from hfkit.data.concatenation import concatenate_sources
 from hfkit.data.faults import Fault
+from hfkit.data.given_rows import name_in_messages
 from hfkit.data.held_out import keys_of, overlap_mask, overlaps, split_off, write_hashes
 from hfkit.data.mixture import Mixture, mixture_table, source_name
 from hfkit.data.source_rows import load_arguments
@@ -201,7 +202,7 @@ def load_rows(
     ]
     for source in loaded:
         source.report()
-    rows = concatenate_sources(tables, [entry.card or entry.path for entry in entries])
+    rows = concatenate_sources(tables, [entry.card or name_in_messages(entry.path) for entry in entries])
     source_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     return rows, SplitStats(name, sources, len(rows), len(rows), mixture=Mixture(entries, source_of, seed))
 

@@ -146,3 +146,25 @@ def test_rows_are_stored_once_and_by_their_content():
     assert [json.loads(line) for line in open(path, encoding="utf-8")] == rows
     table = Dataset.from_list(ROWS["pairs"])
     assert store_rows(table) == store_rows(table.select(range(len(table)))) != store_rows(table.select([0]))
+
+
+@pytest.mark.parametrize("kind", [list, Dataset.from_list])
+def test_messages_do_not_name_the_file_in_which_rows_are_stored(base_dir, tmp_path, capsys, kind):
+    settings = {"model_name_or_path": str(base_dir), "output_dir": str(tmp_path / "out"), **SMALL}
+    pairs = kind([{"prompt": "a", "chosen": "b", "rejected": "c"}] * 3)
+    with pytest.raises(HfkitError, match=r"^rows passed from Python: its rows are pairs.*\[\{path: ROWS, columns"):
+        hfkit.sft(datasets=pairs, **settings)
+    with pytest.raises(HfkitError, match="No row is left"):
+        hfkit.sft(datasets=kind([{"prompt": "a", "respons": "b"}] * 3), **settings)
+    assert "rows passed from Python: columns not read: respons" in "".join(capsys.readouterr())
+
+
+def test_a_row_that_cannot_be_read_is_named_by_its_number(base_dir, tmp_path):
+    settings = {"model_name_or_path": str(base_dir), "output_dir": str(tmp_path / "out"), **SMALL}
+    nested: object = "b"
+    for _ in range(400):
+        nested = [nested]
+    rows = [{"prompt": "a", "response": "b"}, {"prompt": "a", "response": nested}]
+    with pytest.raises(HfkitError, match=r"cannot read rows passed from Python: .*row 1") as reported:
+        hfkit.sft(datasets=rows, **settings)
+    assert "line" not in str(reported.value) and ".jsonl" not in str(reported.value)
