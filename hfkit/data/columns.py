@@ -168,16 +168,17 @@ def has_values(rows: Dataset, column: str) -> bool:
     return values.null_count == 0 and bool(pc.all(pc.greater(lengths, 0)).as_py())
 
 
-def unread_notes(unread: list[str], mapped: dict[str, str | None]) -> list[str]:
+def unread_notes(unread: list[str], mapped: dict[str, str | None], is_chosen: bool = False) -> list[str]:
     """Return a line about the unread columns, and one about those that may belong to the input, if any.
 
     Args:
         mapped: the stage's columns that are read -> the dataset's; None if not mapped.
+        is_chosen: whether the user has mapped the input, so that no column can be missing from it by mistake.
     """
     unread = [name for name in unread if name not in WRITTEN_COLUMNS]
     inputs = [name for name in unread if may_be_input(name)]
     notes = [f"columns not read: {', '.join(unread)}"] if unread else []
-    if inputs:
+    if inputs and not is_chosen:
         mapping = suggested_mapping(inputs, mapped)
         advice = f"map the columns that the model should read, such as columns: {{{mapping}}}"
         if "messages" in mapped and "prompt:" in mapping:

@@ -23,6 +23,8 @@ class LoadedSource:
         repeated: columns of responses that began with their prompt.
         shadowed: columns of the stage that are not read because another one takes precedence: {column: other}.
         mapped: columns of the stage that are read -> expressions over the dataset's columns; None if not mapped.
+        is_chosen: whether `columns` of the entry maps the input, so columns that it does not name are left out on
+            purpose.
     """
 
     rows: Dataset
@@ -34,6 +36,7 @@ class LoadedSource:
     repeated: list[str] = field(default_factory=list)
     shadowed: dict[str, str] = field(default_factory=dict)
     mapped: dict[str, str | None] = field(default_factory=dict)
+    is_chosen: bool = False
 
     def stats(self) -> dict:
         """Return the statistics for the record, without empty ones."""
@@ -45,7 +48,7 @@ class LoadedSource:
         """Return lines about unread columns, those that may matter, roles and repeated prompts."""
         renamed = ", ".join(f"{spelling} as {role}" for spelling, role in self.roles.items() if spelling != role)
         unknown = ", ".join(spelling for spelling, role in self.roles.items() if spelling == role)
-        notes = unread_notes(self.unread, self.mapped)
+        notes = unread_notes(self.unread, self.mapped, self.is_chosen)
         notes += [f"{MAY_MATTER} {name}: each row is read from its {first}" for name, first in self.shadowed.items()]
         notes += [f"roles renamed: {renamed}"] if renamed else []
         notes += [f"{LEFT_ROLES} {unknown}"] if unknown else []

@@ -102,7 +102,8 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
     check_types(rows, present, columns, label)
     mapped, line = columns or dict.fromkeys(present), reading.format
     line += f" ({left_out:,} left out)" if line and left_out else ""
-    return LoadedSource(rows, label, line, left_out, unread, roles, repeated, shadowed, mapped)
+    is_chosen = bool({"prompt", "messages", "text"} & {*(entry.columns or {})})
+    return LoadedSource(rows, label, line, left_out, unread, roles, repeated, shadowed, mapped, is_chosen)
 
 
 def check_types(rows: Dataset, columns: list[str], mapped: dict[str, str], label: str) -> None:

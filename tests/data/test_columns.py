@@ -11,7 +11,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.comparisons import COMPARISONS
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT, encode_prompts
 from hfkit.data.held_out import row_key
-from hfkit.data.sources import load_entry
+from hfkit.data.sources import load_entry, read_entry
 from hfkit.data.splits import SplitStats, load_splits
 
 USER, ANSWER = {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Oslo."}
@@ -245,3 +245,16 @@ def test_rows_of_one_prompt_are_grouped_by_their_tools_too(rows_file):
     plain = {"prompt": "Hi", "completion": "c", "label": True}
     found = load_entry(DatasetEntry(**rows_file([*rows, plain, plain | {"label": False}])[0]), COMPARISONS)
     assert [(row["replies"], row["tools"]) for row in found] == [(["a", "b"], tools), (["c", "c"], None)]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize("prompt", ["question", "{question}", None])
+def test_a_column_that_columns_leaves_out_is_not_warned_about(tmp_path, capsys, suffix, prompt):
+    row, file = {"question": "Q", "instruction": "I", "answer": "A"}, tmp_path / f"rows.{suffix}"
+    file.write_text("question,instruction,answer\nQ,I,A\n" if suffix == "csv" else json.dumps(row))
+    columns = {"response": "answer"} | ({"prompt": prompt} if prompt else {"prompt": "{instruction}{question}"})
+    source = read_entry(DatasetEntry(path=str(file), columns=columns), INSTRUCTIONS)
+    source.report()
+    printed = capsys.readouterr()
+    assert ("columns not read: instruction" in printed.out) == bool(prompt)
+    assert printed.err == ""
