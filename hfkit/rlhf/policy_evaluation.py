@@ -167,6 +167,13 @@ def compare_policies(
     return metrics, samples
 
 
+def sample_lines(sample: dict) -> str:
+    """Return a sample of `compare_policies` for the terminal: the last question of its prompt, and both responses."""
+    turns = sample.get("messages") or []
+    asked = next((turn["content"] for turn in reversed(turns) if turn["role"] == "user"), sample["prompt"])
+    return f"  {asked!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}"
+
+
 def save_with_samples(policy, tokenizer, samples: list[dict], folder: Path, **options) -> None:
     """Save the policy as `save_model` does, and the samples as `samples.jsonl`."""
     save_model(policy, tokenizer, folder, **options)

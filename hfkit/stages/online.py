@@ -24,7 +24,7 @@ from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.monitor import mean_metrics
-from hfkit.rlhf.policy_evaluation import compare_policies, save_with_samples
+from hfkit.rlhf.policy_evaluation import compare_policies, sample_lines, save_with_samples
 from hfkit.rlhf.reward_quality import probe_rewards, report_reward_accuracy
 from hfkit.rlhf.rewards import Scorer, load_scorer, scoring_tokenizer, validate_rendering
 from hfkit.rlhf.roles import load_scored_policy
@@ -145,7 +145,7 @@ def held_out_comparison(
         rewards = f"reward {before:.3f} of the SFT model, {after:.3f} after training"
         say(f"{run.stage}: held out: {rewards}, KL {held_out['eval_kl']:.2f}")
         for sample in samples[:SHOWN_REPLIES]:
-            say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
+            say(sample_lines(sample))
     return metrics, samples
 
 

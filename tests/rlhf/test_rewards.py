@@ -27,7 +27,7 @@ def updates(folder) -> list[dict]:
     return [row for row in read_metrics(folder) if "objective/kl" in row]
 
 
-def test_pain_19_a_function_alone_trains_without_a_reward_model(run_stage, tmp_path):
+def test_pain_19_a_function_alone_trains_without_a_reward_model(run_stage, tmp_path, capsys):
     changes = {"reward_model_path": None, "reward_functions": [LENGTH], "test_split_size": 2}
     folder = run_stage("ppo", tmp_path / "out", **changes)
     record = read_record(folder)
@@ -35,6 +35,11 @@ def test_pain_19_a_function_alone_trains_without_a_reward_model(run_stage, tmp_p
     assert {row["objective/scores"] > 0 for row in updates(folder)} == {True}
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert [sample["reward_after"] for sample in samples] == [len(sample["after"]) for sample in samples]
+    printed = capsys.readouterr().out
+    for sample in samples:  # the file has the text that the model reads, the terminal the question
+        assert sample["prompt"].startswith("<|user|>") and sample["prompt"] not in printed
+        assert f"  {sample['messages'][-1]['content']!r}\n    before: " in printed
+    assert "<|user|>" not in printed
 
 
 def test_a_reward_that_tells_no_response_from_another_is_reported(run_stage, tmp_path):

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from hfkit.data.chat_template import encode_prompt, encode_replies, encode_sampled, end_as_trained, turn_end_ids
 from hfkit.evaluation.reward_model import probe_reward_model
 from hfkit.models.reward_model import RewardModel
+from hfkit.rlhf.policy_evaluation import sample_lines
 from hfkit.rlhf.rewards import Scorer, validate_rendering
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -99,3 +100,12 @@ def test_probes_of_a_reward_model_end_worthless_replies_as_real_ones_end(tokeniz
 def test_what_ends_a_turn_of_tool_calls_stops_sampling_too(tokenizer_for, name, ends):
     tokenizer = tokenizer_for(name)
     assert tokenizer.convert_ids_to_tokens(turn_end_ids(tokenizer)) == ends
+
+
+def test_the_last_question_of_a_prompt_is_shown_with_both_responses():
+    turns = [("system", "Be brief."), ("user", "Ann?"), ("assistant", ""), ("tool", "red"), ("user", "And Bob?")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    sample = {"prompt": "<|im_start|>...", "messages": messages, "before": "Blue.\n", "after": "Bob likes blue."}
+    assert sample_lines(sample) == "  'And Bob?'\n    before: 'Blue.\\n'\n    after:  'Bob likes blue.'"
+    assert sample_lines(sample | {"messages": messages[:4]}).startswith("  'Ann?'\n")
+    assert sample_lines(sample | {"messages": []}).startswith("  '<|im_start|>...'\n")
