@@ -47,6 +47,7 @@ def model_line(node: dict, *more: str | None) -> Text:
         + (f" at {node['revision'][:12]}" if node["revision"] else "")
         + (f" ({stage})" if role and stage not in (None, role) else ""),
         f"weights {node['weights_sha256'][:12]}" if node["weights_sha256"] else None,
+        f"step {node['step']}" if node.get("step") is not None else None,
         None if node["seed"] is None else f"seed {node['seed']}",
         None if node.get("status") in (None, "done") else f"{node['status']}, not done",
         *more,

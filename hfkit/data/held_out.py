@@ -24,6 +24,7 @@ from hfkit.data.caching import cached_map, process_count
 from hfkit.data.conversions import TRANSCRIPT_MARK, parse_transcript, prompt_of
 from hfkit.data.messages import RenderError, as_messages
 from hfkit.records.lineage import family_records
+from hfkit.records.record import run_of_checkpoint
 from hfkit.records.source import find_file
 
 HASHES = "row_hashes.npz"
@@ -112,8 +113,9 @@ def read_hashes(path: str, revision: str) -> dict[str, np.ndarray]:
     Warn if there may be hashes that cannot be read.
     """
     why = "the Hub cannot be reached"
+    owner = run_of_checkpoint(path)
     try:
-        if file := find_file(path, HASHES, revision):
+        if file := find_file(str(owner[0]) if owner else path, HASHES, revision):
             return dict(np.load(file, allow_pickle=False))
         if os.path.isdir(path) or not is_unknown(path, HASHES, revision):
             return {}

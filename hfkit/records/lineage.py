@@ -8,7 +8,14 @@ from pathlib import Path
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
 from hfkit.core.hub_retry import HubUnreachable
-from hfkit.records.record import known_record, model_identity, read_record, record_of, weights_hash, well_formed
+from hfkit.records.record import (
+    known_record,
+    model_identity,
+    record_of,
+    run_of_checkpoint,
+    weights_hash,
+    well_formed,
+)
 from hfkit.records.source import read_json
 
 GONE = "no longer there"
@@ -46,7 +53,7 @@ def family_records(models: Iterable[tuple[str, str]], local: bool = False) -> It
         if (path, revision) in seen:
             continue
         seen.add((path, revision))
-        record = read_record(path) if local else known_record(path, revision)
+        record = (record_of(path) if os.path.isdir(path) else None) if local else known_record(path, revision)
         if record:
             yield path, revision, record
             waiting += [(parent["path"], parent["revision"] or "main") for parent in record.get("lineage", [])]
@@ -56,14 +63,14 @@ def lineage_of(path: str, revision: str = "main") -> dict:
     """Return the lineage of a run (folder or Hub id) as a tree of dicts.
 
     Returns:
-        path, revision, stage, status, weights_sha256, seed, `data` (a dict per split: rows, kept, sources with their
-        sha256), `base` (of an adapter), `role` (of a parent, else None), `now` (how a parent or base has changed since,
-        or None) and `parents` (such dicts).
+        path, revision, stage, status, weights_sha256, seed, `step` (of a checkpoint), `data` (a dict per split: rows,
+        kept, sources with their sha256), `base` (of an adapter), `role` (of a parent, else None), `now` (how a parent
+        or base has changed since, or None) and `parents` (such dicts).
 
     Raises:
         HfkitError: there is no record, hfkit did not write it, or it leads to more than `MOST_MODELS` models.
     """
-    record = read_json(path, RECORD, revision)
+    record = record_of(path) if run_of_checkpoint(path) else read_json(path, RECORD, revision)
     if record is None:
         raise HfkitError(f"{path} has no record: expected the {RECORD} of a run in it")
     if well_formed(record) is None:
@@ -87,6 +94,7 @@ def node_of(model: dict, record: dict, descendants: tuple[tuple, ...], counter: 
     descendants = (*descendants, (model["path"], model["revision"]))
     return {
         **model,
+        **({"step": record["step"]} if "step" in record else {}),
         "stage": record.get("stage"),
         "status": record.get("status"),
         "seed": record.get("seed"),
@@ -110,7 +118,8 @@ def parent_node(entry: dict, descendants: tuple[tuple, ...], counter: Iterator[i
         except HfkitError:
             now = f"{GONE}, or not accessible to you"
     model = {key: entry[key] for key in ("role", "path", "revision", "weights_sha256")}
-    record = record or {"stage": entry["stage"], "lineage": entry["parents"]}
+    steps = {"step": entry["step"]} if entry.get("step") is not None else {}
+    record = record or {"stage": entry["stage"], "lineage": entry["parents"], **steps}
     return node_of({**model, "now": now}, record, descendants, counter)
 
 

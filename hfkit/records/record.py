@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING as NO_DEFAULT
@@ -32,6 +33,9 @@ MODEL_TYPES = {
     **dict.fromkeys(("role", "path", "revision", "weights_sha256", "stage", "quantization"), str),
     "parents": list,
 }
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+OF_THE_END = ("status", "error", "signal", "metrics", "evaluation", "hub")
+"""What the record of a run says about its end, and not about its checkpoints."""
 SPLIT_TYPES = {**dict.fromkeys(("rows", "kept"), int), "sources": list}
 """The types of an entry of its lineage, or of its base, and of a split of its data."""
 
@@ -130,8 +134,23 @@ def model_identity(path: str, revision: str = "main") -> dict:
     }
 
 
+def run_of_checkpoint(path: str | Path) -> tuple[Path, int] | None:
+    """Return the folder of the run that wrote the checkpoint at a path, and its step; None for any other path."""
+    folder = Path(path).resolve()
+    number = CHECKPOINT.fullmatch(folder.name)
+    if number is None or not folder.is_dir() or (folder / RECORD).is_file() or read_record(folder.parent) is None:
+        return None
+    return folder.parent, int(number[1])
+
+
 def record_of(path: str, revision: str = "main") -> dict | None:
-    """Return the record of a model folder or Hub repository; None if there is no readable one."""
+    """Return the record of a model folder or Hub repository; None if there is no readable one.
+
+    That of a checkpoint is its run's, with its `step` and without what the run became later.
+    """
+    if owner := run_of_checkpoint(path):
+        record = {name: value for name, value in (read_record(owner[0]) or {}).items() if name not in OF_THE_END}
+        return {**record, "step": owner[1]}
     file = find_file(path, RECORD, revision)
     return well_formed(read_json_mapping(file)) if file else None
 
@@ -154,11 +173,15 @@ def known_record(path: str, revision: str = "main") -> dict | None:
 
 
 def lineage_entry(role: str, path: str, revision: str = "main") -> dict:
-    """Return an entry of a run's lineage: a model with its role and its current weights."""
-    record = record_of(path, revision) or {}
+    """Return an entry of a run's lineage: a model with its role and its current weights.
+
+    A checkpoint also has `run`, the folder of its run, and `step`.
+    """
+    record, owner = record_of(path, revision) or {}, run_of_checkpoint(path)
     return {
         "role": role,
         **model_identity(path, revision),
         "stage": record.get("stage"),
         "parents": record.get("lineage", []),
+        **({"run": str(owner[0]), "step": owner[1]} if owner else {}),
     }

@@ -33,6 +33,7 @@ def parents_among(folder: Path, records: Mapping[Path, dict]) -> set[Path]:
     by_name = {(other.name, record.get("stage")): other for other, record in records.items()}
     found: set[Path | None] = set()
     for entry in records[folder].get("lineage") or []:
-        same_name = by_name.get((Path(entry["path"]).name, entry.get("stage")))
-        found.add(by_path.get(entry["path"], same_name))
+        path = entry.get("run") or entry["path"]  # a checkpoint is of a run
+        same_name = by_name.get((Path(path).name, entry.get("stage")))
+        found.add(by_path.get(path, same_name))
     return {one for one in found if one is not None and one != folder}

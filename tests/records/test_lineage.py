@@ -10,6 +10,7 @@ from hfkit.cli import main
 from hfkit.commands.merge import merge
 from hfkit.records.lineage import lineage_of
 from hfkit.records.record import read_record, weights_hash
+from hfkit.records.training_order import training_order
 
 IGNORED = shutil.ignore_patterns("checkpoint-*")
 
@@ -168,3 +169,33 @@ def test_a_folder_without_a_record_is_reported(tmp_path, capsys, record, message
 def test_a_path_without_a_record_is_reported(path, message, capsys):
     assert main(["lineage", path]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_has_the_lineage_of_its_run_and_its_step(run_stage, tmp_path, sft_dir, base_dir, capsys):
+    copy = shutil.copytree(sft_dir, tmp_path / "sft", symlinks=True)
+    checkpoint = max(copy.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    step = int(checkpoint.name.split("-")[1])
+    folder = run_stage("sft", tmp_path / "next", model_name_or_path=str(checkpoint), max_steps=1)
+    start = read_record(folder)["lineage"][0]
+    assert (start["path"], start["run"], start["step"]) == (str(checkpoint), str(copy), step)
+    assert (start["stage"], start["weights_sha256"]) == ("sft", weights_hash(checkpoint))
+    assert [parent["path"] for parent in start["parents"]] == [str(base_dir)]
+    out = printed(capsys, folder)
+    line = f"start: {checkpoint} (sft), weights {weights_hash(checkpoint)[:12]}, step {step}, seed 42"
+    assert line in out and f"start: {base_dir} (pretrain)" in out
+    assert printed(capsys, checkpoint).startswith(f"sft: {checkpoint}, weights ")
+    assert training_order({folder: read_record(folder), copy: read_record(copy)}) == [copy, folder]
+    for path in copy.glob("*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert f"step {step}" in printed(capsys, folder)
+
+
+def test_rows_that_the_run_of_a_checkpoint_held_out_are_found(tmp_path, sft_dir, data, capsys, run_stage):
+    copy = shutil.copytree(sft_dir, tmp_path / "sft", symlinks=True)
+    rows = {"datasets": [{"path": str(data / "turns.jsonl")}], "test_split_size": None, "max_steps": 1}
+    run_stage("sft", tmp_path / "whole", model_name_or_path=str(copy), **rows)
+    expected = [line for line in capsys.readouterr().err.splitlines() if "held out by sft" in line]
+    checkpoint = next(copy.glob("checkpoint-*"))
+    run_stage("sft", tmp_path / "next", model_name_or_path=str(checkpoint), **rows)
+    found = [line for line in capsys.readouterr().err.splitlines() if "held out by sft" in line]
+    assert len(expected) == 1 and found == [expected[0].replace(str(copy), str(checkpoint))]
