@@ -50,15 +50,16 @@ def sample(config: SampleConfig, keep: bool = False) -> dict:
     """Sample responses, write the rows, and return what `sample.json` holds.
 
     Args:
-        keep: refuse to replace samples of other weights, or to other prompts.
+        keep: also refuse to replace samples to other prompts.
 
     Returns:
         counts (prompts, responses, repeated and empty ones, prompts with fewer than two distinct responses), best_of_n
         (rows of n, score, low, high, kl), votes (rows of n, accuracy, low, high), data, settings, inputs_sha256 (of the
-        weights and the prompts' token ids), environment.
+        weights and the prompts' token ids), models_sha256 (of the weights of each model), environment.
 
     Raises:
-        HfkitError: there are no prompts, none fits into every model, or the folder's samples are to be kept.
+        HfkitError: there are no prompts, none fits into every model, or the folder has samples of another model, or
+            samples that are to be kept.
     """
     config = replace(config, dtype=dtype_to_evaluate(config.dtype))
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
@@ -66,10 +67,23 @@ def sample(config: SampleConfig, keep: bool = False) -> dict:
         given = load_models_and_prompts(config, [])
         subjects, rows = given.subjects, given.rows
         inputs = hash_of([[subject.identity for subject in subjects], given.ids])
-        if keep and (read_json_mapping(folder / RESULT) or {}).get("inputs_sha256", inputs) != inputs:
+        models = [hash_of(subject.identity[1:]) for subject in subjects]  # without the dtype
+        before = read_json_mapping(folder / RESULT) or {}
+        if keep and before.get("inputs_sha256", inputs) != inputs:
             raise HfkitError(
                 f"{folder} has responses of a model with other weights, or to other prompts: restore the model and the "
                 "prompts, or choose another output_dir"
+            )
+        if not {*before.get("models_sha256", [])} <= {*models}:
+            earlier = ", ".join(before["settings"]["models"])
+            raise HfkitError(
+                f"{folder} has responses of {earlier}, of which this command would leave out one, or sample with other "
+                f"weights: choose another --output_dir, or remove {folder / RESULT} to replace {SAMPLES}"
+            )
+        if before.get("inputs_sha256", inputs) != inputs and before.get("models_sha256") == models:
+            say(
+                f"{folder / SAMPLES} is written again, for other prompts; a command with the earlier ones restores its "
+                f"rows from {REPLIES}"
             )
         results, sampled = ResultsFile(folder / REPLIES), []
         for subject in subjects:
@@ -90,6 +104,7 @@ def sample(config: SampleConfig, keep: bool = False) -> dict:
             votes, result["votes"] = vote(config, rows, texts)
             write_json_lines(folder / VOTES, votes)
         result |= {"data": given.stats.as_dict(), "settings": settings_of(config), "inputs_sha256": inputs}
+        result["models_sha256"] = models
         result["environment"] = environment()
         write_record(folder / RESULT, result)
         plot_samples(folder, result)

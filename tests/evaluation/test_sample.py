@@ -10,7 +10,7 @@ from forks import Fork
 from hfkit.cli import main
 from hfkit.config.evaluation import SampleConfig
 from hfkit.config.parsing import load_config
-from hfkit.core.errors import ConfigError
+from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.core.files import read_json_mapping
 from hfkit.evaluation.answers import answer_extractor
 from hfkit.evaluation.checks import problems_of
@@ -56,6 +56,31 @@ def test_samples_are_rankings_without_ranks(config, tmp_path):
     assert all(len(set(row["replies"])) == len(row["replies"]) >= 2 and "scores" not in row for row in rows)
     assert sum(len(row["replies"]) for row in rows) <= 15 - counts["empty"] - counts["repeated"]
     assert read_json_mapping(tmp_path / "samples" / "sample.json")["counts"] == counts
+
+
+def test_samples_of_another_model_do_not_replace_those_in_the_folder(config, base_dir, sft_dir, tmp_path):
+    file = tmp_path / "samples" / "samples.jsonl"
+    sample(config(max_prompts=3))
+    before = file.read_bytes()
+    with pytest.raises(HfkitError, match=rf"has responses of base={base_dir}, .*choose another --output_dir"):
+        sample(config(models=[f"sft={sft_dir}"], max_prompts=3))
+    assert file.read_bytes() == before
+    sample(config(models=[f"base={base_dir}", f"sft={sft_dir}"], max_prompts=3))  # more models, not another one
+    assert {name for row in rows_of(file) for name in row["models"]} == {"base", "sft"}
+    with pytest.raises(HfkitError, match="choose another --output_dir"):
+        sample(config(max_prompts=3))
+
+
+def test_samples_to_other_prompts_are_replaced_and_restored(config, tmp_path, capsys):
+    file = tmp_path / "samples" / "samples.jsonl"
+    sample(config(max_prompts=4))
+    before, printed = file.read_bytes(), capsys.readouterr().out
+    assert "written again" not in printed
+    sample(config(max_prompts=2))
+    assert "is written again, for other prompts" in capsys.readouterr().out
+    assert file.read_bytes() != before
+    sample(config(max_prompts=4))
+    assert file.read_bytes() == before
 
 
 def test_scores_are_those_of_the_reward_model_and_train_another(config, tmp_path, reward_dir, base_dir, hfkit):
