@@ -108,8 +108,30 @@ def reason(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that `name` probably misspells, or None."""
-    known = list(known)
-    close = get_close_matches(name, known, n=1, cutoff=CLOSE)
-    close = close or [other for other in known if name and other.startswith(name)]
-    return close[0] if close else None
+    """Return the known name that `name` probably misspells, or None; case and hyphens do not matter.
+
+    First a name with two adjacent characters swapped, which `difflib` finds only in long names; then the most similar
+    one; then one that begins with `name`.
+    """
+    spelled = {plain_spelling(other): other for other in known}
+    name = plain_spelling(name)
+    close = [other for other in spelled if other == name] or [other for other in spelled if is_swapped(name, other)]
+    close = close or get_close_matches(name, spelled, n=1, cutoff=CLOSE)
+    close = close or [other for other in spelled if name and other.startswith(name)]
+    return spelled[close[0]] if close else None
+
+
+def plain_spelling(name: str) -> str:
+    """Return a name in lower case, with underscores instead of hyphens."""
+    return name.lower().replace("-", "_")
+
+
+def is_swapped(name: str, other: str) -> bool:
+    """Return whether two names differ by the order of two adjacent characters."""
+    if len(name) != len(other):
+        return False
+    differing = [index for index in range(len(name)) if name[index] != other[index]]
+    if len(differing) != 2 or differing[1] != differing[0] + 1:
+        return False
+    first, second = differing
+    return name[first] == other[second] and name[second] == other[first]
