@@ -152,7 +152,8 @@ def as_written(shape: dict, value: object, text: object, kind, *, in_json: bool 
         kind: from `feature_of(shape)`.
         in_json: whether it is part of a value that becomes JSON as a whole.
     """
-    if value is None:
+    is_nan = isinstance(value, float) and value != value
+    if value is None or (is_nan and kinds_of(shape) - NUMBERS):  # pandas writes a missing text as NaN
         return None
     if isinstance(kind, JSON) and not in_json:
         return dump(as_written(shape, value, text, kind, in_json=True))

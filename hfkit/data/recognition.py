@@ -13,6 +13,7 @@ from hfkit.data.conversations import SYSTEM, is_conversation
 from hfkit.data.conversions import JSON, expression_columns
 from hfkit.data.formats import PAIR, Format, holds_conversations, matching_format
 from hfkit.data.given_rows import path_in_yaml
+from hfkit.data.message_texts import TEXTS
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -
         HfkitError: an unread column may belong to a prompt that other columns make up; the rows are for another stage;
             or they are a list within one row.
     """
+    check_columns(rows, label)
     found = matching_format(rows, wanted, label)
     if found is None:
         check_list(rows, label)
@@ -92,6 +94,17 @@ def check_list(rows: Dataset, label: str) -> None:
                 f"{label} is one object, whose key {name!r} holds a list of {len(rows[0][name])} objects: write only "
                 "that list into the file"
             )
+
+
+def check_columns(rows: Dataset, label: str) -> None:
+    """Raise HfkitError if a source is one object that holds the list of the values of each column."""
+    if len(rows) != 1:
+        return
+    lists = [name for name, kind in rows.features.items() if isinstance(kind, List) and kind.feature in TEXTS]
+    if len(lists) > 1 and len({len(rows[0][name] or ()) for name in lists}) == 1 and lists == rows.column_names:
+        raise HfkitError(
+            f"{label} is one object with a list for each column ({', '.join(lists)}): write one object per row"
+        )
 
 
 def check_form(rows: Dataset, wanted: list[str], label: str) -> None:

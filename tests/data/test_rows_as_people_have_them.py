@@ -288,3 +288,24 @@ def test_a_path_in_the_home_folder_is_read_from_python_too(tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path))
     Path(tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
     assert load_entry(DatasetEntry(path="~/a.jsonl"), TEXT)["text"][:] == ["a"]
+
+
+@STREAMS
+def test_a_missing_text_that_pandas_wrote_as_nan_is_no_text(read, stream):
+    content = '{"prompt": "a", "response": NaN}\n{"prompt": "b", "response": "c"}\n'
+    assert [row["response"] for row in read(content, **stream).rows] == [None, "c"]
+    turns = [user("a"), says("b")]
+    content = f'{{"messages": {json.dumps(turns)}}}\n{{"messages": NaN}}\n'
+    found = [row["messages"] for row in read(content, name="b.jsonl", **stream).rows]
+    assert found[0] == turns and not found[1]
+
+
+def test_one_object_with_a_list_for_each_column_is_refused_with_what_to_write(read):
+    for content in ('{"prompt": ["a", "b"], "response": ["c", "d"]}', '{"q": ["a"], "a": ["b"]}'):
+        with pytest.raises(
+            HfkitError, match=r"is one object with a list for each column \(.*\): write one object per row"
+        ):
+            read(content, name="rows.json")
+    assert read('{"prompt": "a", "replies": ["b", "c"], "ranks": [1, 2]}', COMPARISONS, name="one.json").rows[0][
+        "replies"
+    ]

@@ -276,3 +276,22 @@ def test_plan_and_data_check_read_lengths_that_follow_the_context(base_dir, sft_
     flags += ["--reward_functions", "reward_functions:length"] if stage == "ppo" else []
     config = read_configs(None, stage, None, flags)[stage]
     assert getattr(config, length) == 256 - getattr(config, "response_length", 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("output_dir", "${HFKIT_OUT}/x", "environment variables are not read"),
+        ("model_name_or_path", "$HFKIT_MODELS/base", "environment variables are not read"),
+        ("datasets", "$HFKIT_DATA/rows.jsonl", "environment variables are not read"),
+        ("datasets", r"C:\Users\me\rows.jsonl", "a path of Windows"),
+        ("datasets", r"data\rows.jsonl", "a path of Windows"),
+        ("datasets", "https://example.com/rows.jsonl", "download the file"),
+        ("datasets", "s3://bucket/rows.jsonl", "download the file"),
+        ("datasets", "file:///tmp/rows.jsonl", "remove file://"),
+    ],
+)
+def test_paths_that_are_none_on_this_machine_have_a_remedy(base_dir, data, tmp_path, key, value, remedy):
+    values = {"model_name_or_path": str(base_dir), "output_dir": str(tmp_path), "datasets": str(data / "turns.jsonl")}
+    with pytest.raises(ConfigError, match=remedy):
+        load_config(SFTConfig, {**values, key: value}, problems_of)

@@ -1,6 +1,7 @@
 """Validates the datasets of a config: sources that do not exist, and mixtures that cannot be drawn."""
 
 import os
+import re
 from pathlib import Path
 
 import datasets
@@ -13,6 +14,7 @@ from hfkit.core.hub_ids import HUB_ID
 from hfkit.data.cards import recipe_of, source_split, split_file
 from hfkit.data.mixture import BUDGETS
 from hfkit.data.source_files import builder_problem
+from hfkit.stages.checks.files import variable_remedy
 from hfkit.stages.checks.rules import broken_rules
 
 
@@ -71,7 +73,15 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
 
 
 def missing_path_problem(path: str) -> Problem:
-    """Return the problem of a path that does not exist and is not a Hub id: it may be a pattern, or several paths."""
+    """Return the problem of a path that does not exist and is not a Hub id, such as a pattern or a URL."""
+    if remedy := variable_remedy(path):
+        return Problem("path", path, remedy)
+    if path.startswith("file:"):
+        return Problem("path", path, "expected a path, not a URL: remove file://")
+    if re.match(r"\w[\w+.-]+:/", path):
+        return Problem("path", path, "hfkit reads no URLs outside the Hub: download the file and name it")
+    if "\\" in path and os.sep != "\\":
+        return Problem("path", path, "a path of Windows: write the file's path on this system, with / instead of \\")
     if "*" in path:
         return Problem("path", path, "patterns are not supported: name the folder, or list the files")
     if path.startswith(("[", "{")):

@@ -1,6 +1,7 @@
 """Validates the output folder and the chat template."""
 
 import os
+import re
 from pathlib import Path
 
 from hfkit.core.errors import Problem, reason
@@ -9,10 +10,15 @@ from hfkit.core.names import folder_name_fault
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 from hfkit.data.template_source import template_fault
 
+VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*")
+"""An environment variable as shells write it, `$NAME` or `${NAME}`."""
+
 
 def folder_problems(config) -> list[Problem]:
     """Return problems of an output folder that cannot be created or written to."""
     path = Path(config.output_dir)
+    if remedy := variable_remedy(str(config.output_dir)):
+        return [Problem("output_dir", config.output_dir, remedy)]
     if fault := folder_name_fault(path):
         return [Problem("output_dir", config.output_dir, fault)]
     if path.is_symlink() and not path.is_dir():
@@ -41,3 +47,10 @@ def template_problems(config) -> list[Problem]:
     except (OSError, ValueError) as error:
         fault = f"cannot be read: {reason(error)}"
     return [Problem("chat_template", path, fault)] if fault else []
+
+
+def variable_remedy(path: str) -> str | None:
+    """Return what to write instead of a path with an environment variable, or None if it has none."""
+    if os.path.exists(path) or not VARIABLE.search(path):
+        return None
+    return "environment variables are not read in a config: write the path, or pass it as a flag from the shell"

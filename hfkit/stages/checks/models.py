@@ -21,7 +21,7 @@ from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
 from hfkit.stages.checks.adapters import adapter_shape_problems, module_problems
 from hfkit.stages.checks.architecture import MODEL_KEYS, architecture_problems, length_problems_within
-from hfkit.stages.checks.files import template_name, template_problems
+from hfkit.stages.checks.files import template_name, template_problems, variable_remedy
 from hfkit.stages.checks.start import checkpoint_problems
 
 MODEL_CONFIGS = ("config.json", ADAPTER_CONFIG)
@@ -90,7 +90,7 @@ def vocabulary_problems(config) -> list[Problem]:
 
 def path_problems(key: str, path: str) -> list[Problem]:
     """Return problems of a path other than a Hub id: no such folder, an unfinished run, an adapter without base."""
-    if problem := missing_folder_error(path):
+    if problem := variable_remedy(path) or missing_folder_error(path):
         return [Problem(key, path, problem)]
     path, _ = split_revision(path)
     if not os.path.isdir(path):
