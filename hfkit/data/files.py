@@ -147,6 +147,13 @@ def iter_lines(path: Path) -> Iterator[bytes]:
         yield from stream
 
 
+def json_remedy(line: str) -> str:
+    """Return the fix of a common fault of a line that is not JSON, after a colon, or ""."""
+    if line.endswith("},"):
+        return ": remove the comma at the end of each line"
+    return ": write texts in double quotes, as json.dumps does" if line.startswith("{'") else ""
+
+
 def find_broken_line(path: Path) -> str | None:
     """Return the first line that the reader of a text file rejects, and why; None if no single line is faulty."""
     is_jsonl = suffix_of(path) in ROW_PER_LINE
@@ -160,7 +167,12 @@ def find_broken_line(path: Path) -> str | None:
                         return f"line {number}: expected an object"
                     json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is not valid text
             except (ValueError, RecursionError) as error:
-                remedy = ": save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+                if isinstance(error, UnicodeDecodeError):
+                    remedy = ": save the file as UTF-8"
+                elif isinstance(error, json.JSONDecodeError):
+                    remedy = json_remedy(text.strip())
+                else:
+                    remedy = ""
                 return f"line {number}: {reason(error)}{remedy}"
     except (OSError, EOFError) as error:
         return reason(error)

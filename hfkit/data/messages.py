@@ -8,6 +8,10 @@ from hfkit.core.limits import load_json
 Messages = list[dict]
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The names of the message field with its thinking; see `name_reasoning`."""
+OTHER_PARTS = ("image", "image_url", "input_image", "video", "video_url", "audio", "audio_url", "input_audio", "file")
+"""The types of parts of a message's content that are not text, in the formats of OpenAI and Transformers."""
+OTHER_CONTENT = ("text", "value", "parts", "message", "body", "utterance")
+"""Fields in which other formats have the content of a message."""
 TRAIN_FIELDS = ("weight", "train", "training", "trainable", "loss")
 """Fields of a message that decide whether it is trained on: 0 or 1, false or true."""
 PART_FIELDS = ("train_detail", "training_detail")
@@ -73,6 +77,9 @@ def normalize_message(message: dict) -> dict:
     """
     if isinstance(message.get("content"), list):
         message = message | {"content": "".join(map(part_text, message["content"]))}
+    others = [name for name in OTHER_CONTENT if message.get(name)]
+    if others and message.get("content") is None and not message.get("tool_calls"):
+        raise RenderError(f"with messages whose text is in {others[0]!r} instead of 'content'")
     if not isinstance(message.get("content"), (str, type(None))):
         raise RenderError("with content that is not text")
     message = {name: value for name, value in message.items() if value is not None}
@@ -160,6 +167,9 @@ def part_text(part: object) -> str:
     """
     if isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str):
         return part["text"]
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in OTHER_PARTS:
+        raise RenderError(f"with content that is not text: {kind}")
     raise RenderError("with content that is not text ({type: text, text: ...})")
 
 

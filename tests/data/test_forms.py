@@ -176,7 +176,9 @@ def test_content_in_parts_is_their_text_whatever_the_template(with_template, enc
 @pytest.mark.parametrize(
     ("turn", "reason"),
     [
-        ({"content": [{"type": "image"}]}, "with content that is not text"),
+        ({"content": [{"type": "image"}]}, "with content that is not text: image"),
+        ({"content": None, "text": "Ann"}, "with messages whose text is in 'text' instead of 'content'"),
+        ({"content": None, "parts": [{"text": "Ann"}]}, "with messages whose text is in 'parts' instead of 'content'"),
         ({"content": [{"type": "image", "text": "Ann"}]}, "with content that is not text"),
         ({"content": ["Ann"]}, "with content that is not text"),
         ({"tool_calls": [{"function": "who"}]}, "tool_calls that name no function"),

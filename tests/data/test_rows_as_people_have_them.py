@@ -309,3 +309,15 @@ def test_one_object_with_a_list_for_each_column_is_refused_with_what_to_write(re
     assert read('{"prompt": "a", "replies": ["b", "c"], "ranks": [1, 2]}', COMPARISONS, name="one.json").rows[0][
         "replies"
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ('{"prompt": "a", "response": "b"},', "remove the comma at the end of each line"),
+        ("{'prompt': 'a', 'response': 'b'}", "write texts in double quotes"),
+    ],
+)
+def test_a_line_that_is_almost_json_has_a_remedy(read, line, remedy):
+    with pytest.raises(HfkitError, match=rf"line 1: .*: {remedy}"):
+        read(f"{line}\n{line}\n")
