@@ -22,7 +22,7 @@ from hfkit.models.loading import (
 )
 from hfkit.models.saving import repair_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
-from hfkit.models.tokenizers import load_tokenizer
+from hfkit.models.tokenizers import cached_tokenizer
 from hfkit.records.base import same_base
 from hfkit.records.source import Source
 from hfkit.rlhf.forward import Model
@@ -126,8 +126,9 @@ def scorer_of(config: OnlineConfig) -> Source | None:
 def shares_policy_vocabulary(config: PPOConfig) -> bool:
     """Return whether the reward model has the policy's vocabulary, since a value model reads the policy's token ids."""
     assert config.model_name_or_path is not None
-    policy = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token)
-    return load_reward_tokenizer(config).get_vocab() == policy.get_vocab() and embeds_policy_ids(config)
+    policy = cached_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token)
+    reward = load_reward_tokenizer(config, cached_tokenizer)
+    return reward.get_vocab() == policy.get_vocab() and embeds_policy_ids(config)
 
 
 def why_separate_bases(config: OnlineConfig, source: Source, scorer: Source | None) -> str | None:
