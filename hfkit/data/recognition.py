@@ -43,7 +43,7 @@ def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -
         HfkitError: an unread column may belong to a prompt that other columns make up; the rows are for another stage;
             or they are a list within one row.
     """
-    check_columns(rows, label)
+    check_column_lists(rows, label)
     found = matching_format(rows, wanted, label)
     if found is None:
         check_list(rows, label)
@@ -96,7 +96,7 @@ def check_list(rows: Dataset, label: str) -> None:
             )
 
 
-def check_columns(rows: Dataset, label: str) -> None:
+def check_column_lists(rows: Dataset, label: str) -> None:
     """Raise HfkitError if a source is one object that holds the list of the values of each column."""
     if len(rows) != 1:
         return

@@ -68,23 +68,7 @@ def sample(config: SampleConfig, keep: bool = False) -> dict:
         subjects, rows = given.subjects, given.rows
         inputs = hash_of([[subject.identity for subject in subjects], given.ids])
         models = [hash_of(subject.identity[1:]) for subject in subjects]  # without the dtype
-        before = read_json_mapping(folder / RESULT) or {}
-        if keep and before.get("inputs_sha256", inputs) != inputs:
-            raise HfkitError(
-                f"{folder} has responses of a model with other weights, or to other prompts: restore the model and the "
-                "prompts, or choose another output_dir"
-            )
-        if not {*before.get("models_sha256", [])} <= {*models}:
-            earlier = ", ".join(before["settings"]["models"])
-            raise HfkitError(
-                f"{folder} has responses of {earlier}, of which this command would leave out one, or sample with other "
-                f"weights: choose another --output_dir, or remove {folder / RESULT} to replace {SAMPLES}"
-            )
-        if before.get("inputs_sha256", inputs) != inputs and before.get("models_sha256") == models:
-            say(
-                f"{folder / SAMPLES} is written again, for other prompts; a command with the earlier ones restores its "
-                f"rows from {REPLIES}"
-            )
+        check_earlier_samples(folder, inputs, models, keep)
         results, sampled = ResultsFile(folder / REPLIES), []
         for subject in subjects:
             sampled += sample_texts(config, subject, given.ids[subject.name], results, size)
@@ -109,6 +93,36 @@ def sample(config: SampleConfig, keep: bool = False) -> dict:
         write_record(folder / RESULT, result)
         plot_samples(folder, result)
     return result
+
+
+def check_earlier_samples(folder: Path, inputs: str, models: list[str], keep: bool) -> None:
+    """Check that samples in a folder may be written again, and say so if they are those of other prompts.
+
+    Args:
+        inputs, models: `inputs_sha256` and `models_sha256`, see `sample`.
+        keep: as for `sample`.
+
+    Raises:
+        HfkitError: they are of another model, or to be kept.
+    """
+    before = read_json_mapping(folder / RESULT) or {}
+    is_same = before.get("inputs_sha256", inputs) == inputs
+    if keep and not is_same:
+        raise HfkitError(
+            f"{folder} has responses of a model with other weights, or to other prompts: restore the model and the "
+            "prompts, or choose another output_dir"
+        )
+    if not {*before.get("models_sha256", [])} <= {*models}:
+        earlier = ", ".join(before["settings"]["models"])
+        raise HfkitError(
+            f"{folder} has responses of {earlier}, of which this command would leave out one, or sample with other "
+            f"weights: choose another --output_dir, or remove {folder / RESULT} to replace {SAMPLES}"
+        )
+    if not is_same and before.get("models_sha256") == models:
+        say(
+            f"{folder / SAMPLES} is written again, for other prompts; a command with the earlier ones restores its "
+            f"rows from {REPLIES}"
+        )
 
 
 def sample_texts(

@@ -10,7 +10,7 @@ from hfkit.core.names import folder_name_fault
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 from hfkit.data.template_source import template_fault
 
-VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*")
+SHELL_VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*")
 """An environment variable as shells write it, `$NAME` or `${NAME}`."""
 
 
@@ -51,6 +51,6 @@ def template_problems(config) -> list[Problem]:
 
 def variable_remedy(path: str) -> str | None:
     """Return what to write instead of a path with an environment variable, or None if it has none."""
-    if os.path.exists(path) or not VARIABLE.search(path):
+    if os.path.exists(path) or not SHELL_VARIABLE.search(path):
         return None
     return "environment variables are not read in a config: write the path, or pass it as a flag from the shell"
