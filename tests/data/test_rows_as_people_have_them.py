@@ -292,7 +292,7 @@ def test_a_path_in_the_home_folder_is_read_from_python_too(tmp_path, monkeypatch
 
 
 @STREAMS
-def test_a_missing_text_that_pandas_wrote_as_nan_is_no_text(read, stream):
+def test_a_missing_text_that_pandas_wrote_as_nan_is_read_as_missing(read, stream):
     content = '{"prompt": "a", "response": NaN}\n{"prompt": "b", "response": "c"}\n'
     assert [row["response"] for row in read(content, **stream).rows] == [None, "c"]
     turns = [user("a"), says("b")]
