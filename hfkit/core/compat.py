@@ -167,13 +167,13 @@ def accept_adapted_head(model):
 
 
 @contextmanager
-def accept_adapted_reference():
-    """Let TRL's `DPOTrainer` be made with a reference that has an adapter.
+def accept_adapted_reference(trainer_class: type):
+    """Let a trainer of TRL that compares pairs with a reference be made with one that has an adapter.
 
     trl 1.15.0: the constructor replaces the forward method of the reference with one that needs a model without an
     adapter around it.
     """
-    module: Any = import_module("trl.trainer.dpo_trainer")
+    module: Any = import_module(trainer_class.__module__)
     add_head = getattr(module, "add_fused_lm_head", None)
     if add_head is not None:
 

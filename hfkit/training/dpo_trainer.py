@@ -51,7 +51,7 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
     """
 
     def __init__(self, *args, max_tokens: int | None, **kwargs):
-        with accept_adapted_reference():
+        with accept_adapted_reference(DPOTrainer):
             super().__init__(*args, max_tokens=max_tokens, **kwargs)
         if {*OF_THE_BATCH} & {*self.loss_types} or self.aux_loss_enabled:
             self.max_tokens = None
