@@ -166,6 +166,16 @@ def accept_adapted_head(model):
         vars(model).pop("get_output_embeddings", None)
 
 
+def ignores_adapted_head(arguments_class: type) -> bool:
+    """Return whether a trainer of TRL with these arguments cannot train LoRA on the output head.
+
+    trl 1.15.0: trainers that compute log-probabilities of responses read the weights of the head, and refuse such an
+    adapter in their constructor (`SFTTrainer` too, see `accept_adapted_head`). 1.12.0: they read logits.
+    """
+    is_of_trl = any(field.name == "router_aux_loss_coef" for field in fields(arguments_class))
+    return is_of_trl and hasattr(import_module("trl.trainer.utils"), "add_fused_lm_head")
+
+
 @contextmanager
 def accept_adapted_reference(trainer_class: type):
     """Let a trainer of TRL that compares pairs with a reference be made with one that has an adapter.
