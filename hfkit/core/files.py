@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -113,6 +113,15 @@ def _hash_of_file(file: Path, *_state: int) -> str:
         while block := stream.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def folder_state(path: str) -> Hashable:
+    """Return a key to cache by what the files in a folder determine; for anything else, a new key each time."""
+    if not os.path.isdir(path):
+        return object()
+    states = [(file.name, file.stat()) for file in os.scandir(path)]
+    files = sorted((name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states)
+    return os.path.realpath(path), *files
 
 
 def require_free_folder(out: Path) -> None:

@@ -97,6 +97,8 @@ def can_reach_hub(waits: Sequence[float] = PROBE_WAITS) -> bool:
         waits: seconds before each attempt.
     """
     global _last_failure, _last_error, _has_answered
+    if constants.HF_HUB_OFFLINE:
+        return False
     if _has_answered or time.monotonic() < _last_failure + UNREACHABLE:
         return _has_answered
     for wait in waits:

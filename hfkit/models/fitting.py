@@ -1,11 +1,15 @@
 """Checks that an adapter and a tokenizer fit a base, before the weights of the base are loaded."""
 
+import json
 import warnings
+from collections.abc import Hashable
+from functools import lru_cache
 
-from peft import PeftModel, TaskType
+from peft import LoraConfig, PeftModel, TaskType
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.files import folder_state
 from hfkit.models.adapter_shape import HEADS, fit_to_model, get_on_meta, lora_config, on_meta
 from hfkit.models.adapter_support import training_fault
 from hfkit.models.adapters import load_adapter_weights
@@ -37,14 +41,25 @@ def model_on_meta(path: str, config: PreTrainedConfig, task_type: TaskType) -> P
         raise HfkitError(f"{path} is not a model that hfkit can train: {reason(error)}") from error
 
 
-def adapter_on_meta(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
-    """Return a model without weights under the adapter that a stage trains.
+def adapter_on_meta(config, source: Source, task_type: TaskType) -> PeftModel:
+    """Return a model without weights under the adapter that a stage trains; no caller changes it.
+
+    It is built once while the files of the model and of the adapter are unchanged.
 
     Raises:
         HfkitError: no such adapter fits, or the adapter at `source` does not fit its base.
     """
+    given = json.dumps([vars(source), lora_config(config, source, task_type).to_dict()], default=sorted)  # its sets
+    return _adapter_on_meta(given, task_type, folder_state(source.path), folder_state(source.base))
+
+
+@lru_cache(maxsize=16)
+def _adapter_on_meta(given: str, task_type: TaskType, *_states: Hashable) -> PeftModel:
+    settings, shape = json.loads(given)
+    source = Source(**settings)
+    model = model_on_meta(source.base, read_config(source.base, source.base_revision), task_type)
     try:
-        adapted = get_on_meta(model, fit_to_model(lora_config(config, source, task_type), model))
+        adapted = get_on_meta(model, fit_to_model(LoraConfig(**shape), model))
     except (ValueError, TypeError, KeyError) as error:  # peft's errors for an unsupported shape
         remedy = "merge it with PEFT and use the result" if source.adapter else "change " + LORA_KEYS
         raise HfkitError(f"no adapter of this shape fits {source.base}: {reason(error)}: {remedy}") from error
@@ -62,8 +77,7 @@ def require_fitting(source: Source, task_type: TaskType = TaskType.CAUSAL_LM) ->
     """
     if source.adapter is None or training_fault(source.adapter) is not None:
         return
-    config = read_config(source.base, source.base_revision)
-    adapter_on_meta(model_on_meta(source.base, config, task_type), NewAdapter, source, task_type)
+    adapter_on_meta(NewAdapter, source, task_type)
 
 
 def vocabulary_fault(path: str, tokenizer: PreTrainedTokenizerBase, size: int) -> str | None:

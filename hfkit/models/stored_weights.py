@@ -1,8 +1,8 @@
 """Checks that a checkpoint contains the weights of its model, by names and shapes, without reading them."""
 
 import os
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.core.compat_sharding import whole_models
 from hfkit.core.errors import HfkitError, MissingFileError, reason
+from hfkit.core.files import folder_state
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.classifiers import provide_classifier
@@ -60,6 +61,11 @@ def require_stored(path: str, revision: str, head: type, allow_pickle: bool = Fa
         head: the auto class of the model.
         has_head: as of `loader_of`.
     """
+    _require_stored(path, revision, head, allow_pickle, has_head, folder_state(path))
+
+
+@lru_cache(maxsize=32)
+def _require_stored(path: str, revision: str, head: type, allow_pickle: bool, has_head: bool, _: Hashable) -> None:
     read_config(path, revision)
     if os.path.isdir(path):
         require_own_shards(Path(path))

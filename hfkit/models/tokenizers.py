@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
-from hfkit.core.files import read_text
+from hfkit.core.files import file_hash, read_text
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import TOKENIZER_FILES
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS, read_built_in, tokens_fault
@@ -31,6 +31,7 @@ PAD_CANDIDATES = (
 
 OWN_TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
 """A folder with one of these files has a tokenizer."""
+TEMPLATE_FILE = "chat_template.jinja"
 
 
 class PadTokenError(HfkitError):
@@ -191,7 +192,15 @@ def load_tokenizer(
     return tokenizer
 
 
-@cache
 def cached_tokenizer(path: str, revision: str, pad_token: str | None, chat_template: str | None = None):
-    """Return the tokenizer at a path; load it once."""
+    """Return the tokenizer at a path, which no caller changes; load it once while its files are unchanged."""
+    source = Source.of(path, revision)
+    files = [Path(folder) / name for folder in (source.path, source.base) for name in (*OWN_TOKENIZER, TEMPLATE_FILE)]
+    files += [Path(chat_template)] if chat_template else []
+    state = [file_hash(file) for file in files if file.is_file()]
+    return _cached_tokenizer(path, revision, pad_token, chat_template, source.base, *state)
+
+
+@cache
+def _cached_tokenizer(path: str, revision: str, pad_token: str | None, chat_template: str | None, *_state: str):
     return load_tokenizer(path, revision, pad_token, chat_template)

@@ -1,5 +1,6 @@
 """Scores of responses: by a reward model, by reward functions, or by a weighted sum; then shaped for the update."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -131,8 +132,11 @@ def embeds_policy_ids(config: OnlineConfig) -> bool:
     return reward_size >= policy_size
 
 
-def load_reward_tokenizer(config: OnlineConfig) -> PreTrainedTokenizerBase:
+def load_reward_tokenizer(config: OnlineConfig, load: Callable = load_tokenizer) -> PreTrainedTokenizerBase:
     """Load the reward model's own tokenizer; it pads with the config's `pad_token` where it has no pad token itself.
+
+    Args:
+        load: `load_tokenizer`, or `cached_tokenizer` for callers that do not change it.
 
     Raises:
         HfkitError: it has no pad token and the config names none, or it cannot be read.
@@ -140,9 +144,9 @@ def load_reward_tokenizer(config: OnlineConfig) -> PreTrainedTokenizerBase:
     path, revision = config.reward_model_path, config.reward_model_revision
     assert path is not None
     try:
-        return load_tokenizer(path, revision)
+        return load(path, revision, None)
     except PadTokenError:
-        return load_tokenizer(path, revision, config.pad_token)
+        return load(path, revision, config.pad_token)
 
 
 def validate_rendering(reward_tokenizer: PreTrainedTokenizerBase, row: dict) -> None:

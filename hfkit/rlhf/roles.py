@@ -19,11 +19,10 @@ from hfkit.models.loading import (
     load_classifier,
     load_trainable,
     loading_options,
-    reward_source,
 )
 from hfkit.models.saving import repair_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
-from hfkit.models.tokenizers import load_tokenizer
+from hfkit.models.tokenizers import cached_tokenizer
 from hfkit.records.base import same_base
 from hfkit.records.source import Source
 from hfkit.rlhf.forward import Model
@@ -81,7 +80,7 @@ def load_scored_policy(config: OnlineConfig, with_bare: bool = False) -> ScoredP
     assert config.model_name_or_path is not None
     source = Source.of(config.model_name_or_path, config.model_revision)
     require_supported(source, to_merge=not config.use_peft, to_train=config.use_peft)
-    scorer = reward_source(config.reward_model_path, config.reward_model_revision) if config.reward_model_path else None
+    scorer = scorer_of(config)
     why_not = why_separate_bases(config, source, scorer)
     classifier = None
     policy: Model
@@ -110,8 +109,7 @@ def load_roles(config: PPOConfig) -> Roles:
     loaded = load_scored_policy(config, with_bare=not from_reward)
     if loaded.why_not:
         say(f"ppo: policy and value model do not share a base: {loaded.why_not}")
-    if loaded.reward is not None and config.reward_model_path is not None and from_reward:
-        scorer = reward_source(config.reward_model_path, config.reward_model_revision)
+    if loaded.reward is not None and (scorer := scorer_of(config)) and from_reward:
         value = value_from_reward(loaded.reward, config, scorer)
     else:
         assert config.model_name_or_path is not None
@@ -120,11 +118,17 @@ def load_roles(config: PPOConfig) -> Roles:
     return Roles(loaded.policy, loaded.reference, loaded.reward, value)
 
 
+def scorer_of(config: OnlineConfig) -> Source | None:
+    """Return the source of the reward model, which the checks of the config have validated; None without one."""
+    return Source.of(config.reward_model_path, config.reward_model_revision) if config.reward_model_path else None
+
+
 def shares_policy_vocabulary(config: PPOConfig) -> bool:
     """Return whether the reward model has the policy's vocabulary, since a value model reads the policy's token ids."""
     assert config.model_name_or_path is not None
-    policy = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token)
-    return load_reward_tokenizer(config).get_vocab() == policy.get_vocab() and embeds_policy_ids(config)
+    policy = cached_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token)
+    reward = load_reward_tokenizer(config, cached_tokenizer)
+    return reward.get_vocab() == policy.get_vocab() and embeds_policy_ids(config)
 
 
 def why_separate_bases(config: OnlineConfig, source: Source, scorer: Source | None) -> str | None:

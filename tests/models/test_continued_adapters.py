@@ -40,7 +40,7 @@ CHANGE_THE_BASE = {
 }
 
 
-QUICK = {True: ("whole head and embedding", "tokens", "head"), False: ("embedding", "ranks", "DoRA")}
+QUICK = {True: ("whole head and embedding", "tokens"), False: ("DoRA",)}
 """Shapes of the quick suite, by whether head and embedding are tied; all others are slow."""
 STARTS = [
     pytest.param(tied, shape, id=f"{name}, {'tied' if tied else 'untied'}", marks=[pytest.mark.slow] * is_slow)

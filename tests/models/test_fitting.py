@@ -45,6 +45,22 @@ def test_tensors_of_another_rank(sft_dir, copy, config_of, tmp_path, no_weights)
     require_refused(folder, "size mismatch for .*lora_A", config_of, tmp_path)
 
 
+def test_files_that_change_are_checked_again(sft_dir, base_dir, copy, config_of, tmp_path):
+    """Those of the adapter and those of its base, although they were checked before."""
+    folder, base = copy(sft_dir), copy(base_dir)
+    edit(folder / "adapter_config.json", base_model_name_or_path=str(base))
+    own = (folder / WEIGHTS, folder, "has no module for"), (base / "model.safetensors", base, "lacks 1 weights")
+    for weights, model, reported in (*own, (base / "model.safetensors", folder, "was trained on the base")):
+        config_of("sft", tmp_path / "out", model_name_or_path=str(model), lora_r=None)
+        whole = weights.read_bytes()
+        (name, *_), tensors = sorted(load_file(weights)), load_file(weights)
+        tensors[f"{name}.other"] = tensors.pop(name)
+        save_file(tensors, weights, {"format": "pt"})
+        with pytest.raises(ConfigError, match=reported):
+            config_of("sft", tmp_path / "out", model_name_or_path=str(model), lora_r=None)
+        weights.write_bytes(whole)
+
+
 def test_an_embedding_that_was_trained_without_saying_so(sft_dir, base_dir, copy, config_of, tmp_path, no_weights):
     folder, name = copy(sft_dir), "model.embed_tokens.weight"
     embedding = load_file(base_dir / "model.safetensors")[name] + 1

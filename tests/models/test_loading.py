@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import hfkit
 from hfkit.core.errors import HfkitError
 from hfkit.models.loading import cached_config, load_classifier, load_trainable
-from hfkit.models.tokenizers import load_tokenizer
+from hfkit.models.tokenizers import cached_tokenizer, load_tokenizer
 from hfkit.records.source import Source
 
 
@@ -243,3 +243,12 @@ def test_the_config_of_a_changed_folder_is_read_again(base_dir, tmp_path, monkey
     Path("model", "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
     assert [*found, cached_config("model", "main").hidden_size] == [32, 48, 64]
     assert cached_config("model", "main") is cached_config("model", "main")
+
+
+def test_the_tokenizer_of_a_changed_folder_is_read_again(tokenizer_with):
+    path = tokenizer_with()
+    before = cached_tokenizer(path, "main", None)
+    assert cached_tokenizer(path, "main", None) is before
+    tokenizer_with(eos_token=before.pad_token, pad_token=before.eos_token)
+    after = cached_tokenizer(path, "main", None)
+    assert (after.eos_token, after.pad_token) == (before.pad_token, before.eos_token)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from quick import slow
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -81,9 +82,9 @@ def test_a_line_is_the_mean_of_the_updates_since_the_last(run_stage, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        pytest.param({"save_steps": 2, "save_total_limit": 9}, [2, 4, 5], marks=pytest.mark.slow),
+        slow({"save_steps": 2, "save_total_limit": 9}, [2, 4, 5]),
         ({"save_steps": 2, "save_total_limit": 1}, [5]),
-        ({"save_steps": 0.4, "save_total_limit": 9}, [2, 4, 5]),
+        slow({"save_steps": 0.4, "save_total_limit": 9}, [2, 4, 5]),
         ({"save_strategy": "no"}, []),
         ({"save_strategy": "epoch", "save_total_limit": 9}, [2, 4, 5]),
     ],
@@ -95,7 +96,7 @@ def test_checkpoints_are_where_the_strategy_says(run, changes, expected):
 
 @pytest.mark.parametrize(
     ("changes", "steps"),
-    [({"eval_strategy": "steps", "eval_steps": 2}, [2, 4, 5]), ({"eval_strategy": "epoch"}, [2, 3, 5])],
+    [({"eval_strategy": "steps", "eval_steps": 2}, [2, 4, 5]), slow({"eval_strategy": "epoch"}, [2, 3, 5])],
     ids=str,
 )
 def test_evaluation_is_where_the_strategy_says_and_moves_nothing(run_stage, tmp_path, changes, steps):

@@ -6,6 +6,7 @@ import ppo_reference as slow
 import pytest
 import torch
 from ppo_small import PTX, REPLIES, models, small_trainer
+from quick import mostly_slow
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 
@@ -121,7 +122,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, ["k3, mini-batches", "entropy and ptx", "lora"]))
 def test_the_update_is_that_of_the_papers(trainer_of, steps_of, case):
     kind, lora, changes = CASES[case]
     parts = models(kind, lora)

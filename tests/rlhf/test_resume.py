@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from interruption import START, assert_same_run, assert_same_tensors, assert_same_values, curves, stopped_copy
+from quick import mostly_slow
 from safetensors.torch import load_file
 
 from hfkit.core.files import read_json_mapping, write_json
@@ -70,7 +71,7 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
 
 
 @pytest.mark.any_device
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", mostly_slow(RUNS, ["everything"]))
 def test_pain_08_three_updates_and_three_are_six(run_stage, whole, tmp_path, name):
     done, changes = whole(name)
     folder = stopped_copy(done, tmp_path / "stopped", 3)
@@ -130,6 +131,7 @@ def train(config) -> None:
     ppo.main(config)
 
 
+@pytest.mark.slow
 @pytest.mark.any_device
 def test_killed_in_an_update_it_goes_on_to_the_same_weights(config_of, run_stage, whole, tmp_path):
     done, changes = whole("plain")

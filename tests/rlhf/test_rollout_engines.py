@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from quick import slow
 
 from hfkit.core.errors import ConfigError
 from hfkit.models.loading import load_policy
@@ -26,10 +27,10 @@ def sft_4bit(run_stage, tmp_path_factory):
     ("changes", "name"),
     [
         ({}, "transformers.generate, adapter merged"),
-        ({"bf16": True}, "transformers.generate, bf16, adapter merged"),
-        ({"merge_in_rollouts": False}, "transformers.generate"),
+        slow({"bf16": True}, "transformers.generate, bf16, adapter merged"),
+        slow({"merge_in_rollouts": False}, "transformers.generate"),
         ({"rollout_engine": "continuous", "bf16": True}, "transformers.continuous, adapter merged"),
-        pytest.param({"rollout_engine": "static"}, "transformers.static, adapter merged", marks=pytest.mark.slow),
+        slow({"rollout_engine": "static"}, "transformers.static, adapter merged"),
     ],
     ids=str,
 )

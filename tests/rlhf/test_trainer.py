@@ -96,7 +96,7 @@ def test_pain_11_at_learning_rate_0_the_ratio_is_1(repetitive):
 
 
 @pytest.mark.parametrize("base", [{}, {"load_in_4bit": True}, {"use_peft": False}], ids=["lora", "4-bit", "full"])
-def test_at_learning_rate_0_nothing_moves_and_each_step_is_made(run_stage, tmp_path, base):
+def test_at_learning_rate_0_nothing_moves_and_each_step_is_made(sft_dir, reward_dir, run_stage, tmp_path, base):
     """KL 0 and ratio 1 in every update, however it is cut into mini-batches and micro-batches."""
     steps = []
     handle = register_optimizer_step_post_hook(lambda optimizer, args, kwargs: steps.append(1))

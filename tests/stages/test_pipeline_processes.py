@@ -19,6 +19,7 @@ def test_a_pipeline_under_fsdp2(data, tmp_path):
     assert {record["environment"]["engine"] for record in records} == {"fsdp2"}
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize(
     ("stages", "times"), [(STAGES[:3], 1), pytest.param(STAGES, 2, marks=pytest.mark.slow)], ids=["run", "run again"]
 )

@@ -6,6 +6,7 @@ import forks
 import numpy as np
 import pytest
 import torch
+from quick import mostly_slow
 from safetensors import safe_open
 
 import hfkit
@@ -121,7 +122,7 @@ def test_an_adapter_can_be_loaded_on_the_unquantized_base(chain, rows):
     assert np.corrcoef(whole.ravel(), logits.ravel())[0, 1] > 0.98
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+@pytest.mark.parametrize("stage", mostly_slow(["sft", "reward", "dpo"], ["sft"]))
 @pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"bf16": True}, {"load_in_8bit": True}])
 def test_pain_26_a_quantized_base_trains_whatever_the_precision(stage, settings, run_stage, base_dir, tmp_path):
     flags = FLAGS | {"load_in_4bit": "load_in_8bit" not in settings}

@@ -33,7 +33,7 @@ def size_of(whole, pattern: str) -> int:
     return max(path.stat().st_size for path in whole.glob(pattern))
 
 
-@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["sft", "ppo"]))
+@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["sft"]))
 def test_a_file_that_cannot_be_written_is_explained_and_the_run_goes_on(run_stage, whole, tmp_path, stage):
     """One file after the other is too large, then one that the last checkpoint of a resumed run has."""
     folder = tmp_path / "run"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from planned import CPU, FUNCTIONS, GPT2, LLAMA, LORA, run
+from quick import slow
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -57,26 +58,26 @@ class Steps:
     ("name", "changes"),
     [
         ("pretrain", {}),
-        ("pretrain", {"model_config": GPT2}),
+        slow("pretrain", {"model_config": GPT2}),
         ("pretrain", {"optim": "adamw_8bit"}),
-        ("pretrain", {"optim": "sgd"}),
-        ("pretrain", {"optim": "adafactor"}),
-        ("sft", LORA),
+        slow("pretrain", {"optim": "sgd"}),
+        slow("pretrain", {"optim": "adafactor"}),
+        slow("sft", LORA),
         ("sft", {**LORA, "dtype": "bfloat16"}),
-        ("sft", {"dtype": "bfloat16"}),
-        ("sft", {**LORA, "load_in_4bit": True}),
+        slow("sft", {"dtype": "bfloat16"}),
+        slow("sft", {**LORA, "load_in_4bit": True}),
         ("sft", {**LORA, "load_in_4bit": True, "use_bnb_nested_quant": False, "lora_target_modules": ["q_proj"]}),
         ("sft", {**LORA, "load_in_4bit": True, "bf16": True, "optim": "adamw_8bit"}),
         ("reward", {**LORA, "load_in_4bit": True}),
-        ("dpo", LORA),
+        slow("dpo", LORA),
         ("dpo", {}),
-        ("ppo", LORA),
+        slow("ppo", LORA),
         ("ppo", {}),
-        ("ppo", {**LORA, **FUNCTIONS}),
-        pytest.param("ppo", FUNCTIONS, marks=pytest.mark.slow),
+        slow("ppo", {**LORA, **FUNCTIONS}),
+        slow("ppo", FUNCTIONS),
         ("grpo", LORA),
-        ("rloo", {}),
-        pytest.param("grpo", {**LORA, **FUNCTIONS}, marks=pytest.mark.slow),
+        slow("rloo", {}),
+        slow("grpo", {**LORA, **FUNCTIONS}),
     ],
 )
 def test_weights_gradients_and_optimizer_are_those_that_are_allocated(stage_for, tokenizer, name, changes):

@@ -14,12 +14,11 @@ from hfkit.training.memory.peak import plan_memory
 
 QUICK_PEAKS = [
     ("pretrain", {}),
-    ("sft", {**LORA, "gradient_checkpointing": True}),
-    ("sft", {**LORA, "load_in_4bit": True, "bf16": True}),
+    ("sft", {**LORA, "gradient_checkpointing": True, "load_in_4bit": True, "bf16": True}),
     ("reward", LORA),
     ("dpo", LORA),
     ("ppo", {**LORA, **FUNCTIONS}),
-    ("rloo", {"response_length": 80}),
+    ("grpo", {**LORA, "load_in_4bit": True, "bf16": True, "response_length": 80}),
 ]
 
 
@@ -28,6 +27,8 @@ SLOW_PEAKS = [
     ("pretrain", {"gradient_accumulation_steps": 2, "bf16": True}),
     ("sft", {}),
     ("sft", LORA),
+    ("sft", {**LORA, "gradient_checkpointing": True}),
+    ("sft", {**LORA, "load_in_4bit": True, "bf16": True}),
     ("sft", {**LORA, "loss_type": "nll"}),
     ("sft", {**LORA, "load_in_4bit": True}),
     ("reward", {"gradient_checkpointing": True}),
@@ -42,7 +43,7 @@ SLOW_PEAKS = [
     ("ppo", {**LORA, "gradient_checkpointing": True, **ONE_BY_ONE}),
     ("ppo", FUNCTIONS),
     ("grpo", LORA),
-    ("grpo", {**LORA, "load_in_4bit": True, "bf16": True, "response_length": 80}),
+    ("rloo", {"response_length": 80}),
     ("rloo", {**LORA, "gradient_checkpointing": True, **FUNCTIONS}),
 ]
 

@@ -13,7 +13,7 @@ from hfkit.models.fitting import model_on_meta
 from hfkit.records.source import Source
 from hfkit.stages.checks.architecture import MODEL_KEYS
 from hfkit.stages.checks.rules import broken_rules
-from hfkit.training.memory.shapes import quantized_weights
+from hfkit.training.memory.shapes import linear_weights
 
 ADAPTER_KEYS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}
 ADAPTER_KEYS |= {name: name for name in ("modules_to_save", "use_dora", "use_rslora")}
@@ -108,7 +108,7 @@ def whole_problems(config, model: PreTrainedModel) -> list[Problem]:
     """Return problems of `modules_to_save`: an entry that matches nothing, or quantized weights."""
     modules, problems, key = dict(model.named_modules()), [], "modules_to_save"
     bits = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(config, name)), None)
-    quantized = quantized_weights(model) if bits else set()
+    quantized = linear_weights(model) if bits else set()
     known = {own_name(name) for name, module in modules.items() if name and any(True for _ in module.parameters())}
     for entry in config.modules_to_save or ():
         found = [module for name, module in modules.items() if name.endswith(entry)]  # as PEFT matches them

@@ -4,6 +4,7 @@ from hfkit.config.online import OnlineConfig
 from hfkit.core.errors import HfkitError, Problem, kind_of_error, reason
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.reward_sources import reward_fault
+from hfkit.models.tokenizers import cached_tokenizer
 from hfkit.rlhf.reward_functions import check_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
@@ -66,7 +67,7 @@ def reward_tokenizer_problems(config: OnlineConfig) -> list[Problem]:
     """Return a problem if the reward model's tokenizer cannot be read, or has ids beyond the model's embedding."""
     path = config.reward_model_path
     try:
-        highest = max(load_reward_tokenizer(config).get_vocab().values())
+        highest = max(load_reward_tokenizer(config, cached_tokenizer).get_vocab().values())
         size = cached_config(path, config.reward_model_revision).get_text_config().vocab_size
     except Exception as error:  # libraries raise errors of any kind for a broken folder
         return [Problem("reward_model_path", path, f"its tokenizer cannot be read: {reason(error)}", keys=REWARD_KEYS)]

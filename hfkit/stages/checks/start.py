@@ -37,14 +37,14 @@ def checkpoint_problems(config) -> list[Problem]:
         return []
     try:
         require_generation_config(source.base, source.base_revision)
-        model = model_on_meta(source.base, model_config, task_type)
         if config.use_peft:
-            model = adapter_on_meta(model, config, source, task_type)
+            model = adapter_on_meta(config, source, task_type)
             if shards_with_fsdp() and trains_tied_weights(model):
                 remedy = "embeddings and head share one matrix, and FSDP2 cannot shard it together with a trained copy"
                 saved = model.peft_config["default"].modules_to_save
                 return [Problem("modules_to_save", saved, f"{remedy}: train with DDP, or remove both", keys=keys)]
         else:
+            model = model_on_meta(source.base, model_config, task_type)
             require_fitting(source, task_type)
         if os.path.isdir(source.base):  # files on the Hub are fetched when the model is loaded
             require_stored(source.base, source.base_revision, HEADS[task_type], config.allow_pickle)

@@ -43,7 +43,8 @@ class Weight:
     trained: bool
     adapter: bool = False
     embedding: bool = False
-    bits: int | None = None  # 4 or 8 if bitsandbytes quantizes it
+    linear: bool = False  # whether bitsandbytes can quantize it
+    bits: int | None = None  # 4 or 8 if it does
     layer: int | None = None  # index of the decoder layer that it belongs to
 
     @property
@@ -186,36 +187,46 @@ def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> 
         made = lora_config(config, adapter, task).to_dict()
         lora = json.dumps(made, sort_keys=True, default=sorted)  # its sets
     dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is created in fp32
-    return build_shape(origin, task, dtype, quantized_bits(config), lora, computes_in_bf16(config, has_bf16()))
+    if dtype == "auto":
+        dtype = checkpoint_dtype(origin.config)
+    kind, given = type(origin.config), origin.config.to_json_string(use_diff=False)
+    try:
+        return build_shape(kind, given, task, dtype, quantized_bits(config), lora, computes_in_bf16(config, has_bf16()))
+    except Exception as error:  # a config may hold any values
+        key = "model_name_or_path" if lora is None else "lora_target_modules"
+        raise ConfigError([Problem(key, origin.source.path, f"cannot be built: {reason(error)}")]) from error
 
 
 @cache
 def build_shape(
-    origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: str | None, autocast: bool
+    kind: type[PretrainedConfig],
+    given: str,
+    task: TaskType,
+    dtype: str,
+    bits: int | None,
+    lora: str | None,
+    autocast: bool,
 ) -> Shape:
     """Build the model, and its adapter, on the meta device.
 
     Args:
+        kind, given: the class of the model's config, and the config as JSON.
+        bits: of a quantized base, whose other parts (embedding, norms, output head) stay in `dtype`.
         lora: the adapter's configuration as JSON.
         autocast: whether the model computes under autocast, and so is trained in float32 in any case.
 
-    The parts of a quantized base that are not quantized (embedding, norms, output head) stay in `dtype`.
-
     Raises:
-        ConfigError: the architecture is unknown, or `lora_target_modules` matches nothing in it.
+        ValueError: the architecture is unknown, or `lora_target_modules` matches nothing in it.
     """
-    if dtype == "auto":
-        dtype = checkpoint_dtype(origin.config)
-    try:
-        model = on_meta(origin.config, HEADS[task], getattr(torch, dtype))
-        quantized = quantized_weights(model) if bits else set()
-        if lora is not None:
-            store_head_in_float32(model)
-            model = get_on_meta(model, fit_to_model(LoraConfig(**json.loads(lora)), model))
-            model = train_in_float32(model) if autocast else model
-    except Exception as error:  # a config may hold any values
-        key = "model_name_or_path" if lora is None else "lora_target_modules"
-        raise ConfigError([Problem(key, origin.source.path, f"cannot be built: {reason(error)}")]) from error
+    if bits:  # the same tensors
+        bare = build_shape(kind, given, task, dtype, None, lora, autocast)
+        return replace(bare, weights=tuple(replace(w, bits=bits if w.linear else None) for w in bare.weights))
+    model = on_meta(kind.from_dict(json.loads(given)), HEADS[task], getattr(torch, dtype))
+    linear = linear_weights(model)
+    if lora is not None:
+        store_head_in_float32(model)
+        model = get_on_meta(model, fit_to_model(LoraConfig(**json.loads(lora)), model))
+        model = train_in_float32(model) if autocast else model
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     layers = {id(weight): index for index, layer in enumerate(layers_of(model)) for weight in layer.parameters()}
     weights = tuple(
@@ -225,7 +236,7 @@ def build_shape(
             parameter.requires_grad,
             adapter=any(part in name for part in ADAPTED),
             embedding=id(parameter) in embeddings,
-            bits=bits if id(parameter) in quantized else None,
+            linear=id(parameter) in linear,
             layer=layers.get(id(parameter)),
         )
         for name, parameter in model.named_parameters()
@@ -233,8 +244,8 @@ def build_shape(
     return Shape(weights, decoder_of(model))
 
 
-def quantized_weights(model) -> set[int]:
-    """Return the ids of the parameters that bitsandbytes quantizes: linear weights except the head and tied ones."""
+def linear_weights(model) -> set[int]:
+    """Return the ids of the parameters that bitsandbytes can quantize: linear weights except the head and tied ones."""
     kept = get_keys_to_not_convert(model)
     return {
         id(module.weight)
