@@ -130,6 +130,14 @@ class EncodedRows:
         return dataset
 
 
+def averages_router_loss(arguments) -> bool:
+    """Return whether a trainer adds the mean router loss over the batches of a step, given its arguments.
+
+    trl 1.15.0: `SFTTrainer` does. trl 1.12.0, and Transformers' `Trainer`: the model adds it to the loss of each batch.
+    """
+    return any(field.name == "loss_type" for field in fields(arguments)) and fuses_head(arguments)
+
+
 def fuses_head(arguments) -> bool:
     """Return whether TRL's SFT computes every loss from the weights of the output head, given its `SFTConfig`.
 
@@ -156,6 +164,38 @@ def accept_adapted_head(model):
         yield
     finally:
         vars(model).pop("get_output_embeddings", None)
+
+
+def ignores_adapted_head(arguments_class: type) -> bool:
+    """Return whether a trainer of TRL with these arguments cannot train LoRA on the output head.
+
+    trl 1.15.0: trainers that compute log-probabilities of responses read the weights of the head, and refuse such an
+    adapter in their constructor (`SFTTrainer` too, see `accept_adapted_head`). 1.12.0: they read logits.
+    """
+    is_of_trl = any(field.name == "router_aux_loss_coef" for field in fields(arguments_class))
+    return is_of_trl and hasattr(import_module("trl.trainer.utils"), "add_fused_lm_head")
+
+
+@contextmanager
+def accept_adapted_reference(trainer_class: type):
+    """Let a trainer of TRL that compares pairs with a reference be made with one that has an adapter.
+
+    trl 1.15.0: the constructor replaces the forward method of the reference with one that needs a model without an
+    adapter around it.
+    """
+    module: Any = import_module(trainer_class.__module__)
+    add_head = getattr(module, "add_fused_lm_head", None)
+    if add_head is not None:
+
+        def add_to_base(model, **options):
+            add_head(model.get_base_model() if hasattr(model, "get_base_model") else model, **options)
+
+        module.add_fused_lm_head = add_to_base
+    try:
+        yield
+    finally:
+        if add_head is not None:
+            module.add_fused_lm_head = add_head
 
 
 class TokenOutputs(NamedTuple):

@@ -3,6 +3,7 @@
 `tests/core/test_compat_online.py` fails when upstream moves one.
 """
 
+from importlib import import_module
 from typing import Any
 
 
@@ -77,9 +78,36 @@ class StopTokenizer:
 def set_stop_tokens(trainer: Any, stop_token_ids: list[int]) -> None:
     """Make a trainer of TRL count each response that ends with one of these tokens as complete.
 
-    trl 1.12.0: a response counts as truncated unless it ends with `_tokenizer.eos_token_id` or the pad token.
+    trl 1.12.0: a response counts as truncated unless it ends with `_tokenizer.eos_token_id` or the pad token. 1.15.0:
+    unless it ends with one of `eos_token_ids` or the pad token.
     """
     trainer._tokenizer = StopTokenizer(stop_token_ids, trainer.processing_class.pad_token_id)
+    trainer.eos_token_ids = stop_token_ids
+
+
+def prepare_reference(model: Any, temperature: float, in_float32: bool) -> None:
+    """Let TRL's GRPO and RLOO compute log-probabilities with a model that their constructor did not get.
+
+    trl 1.12.0: they need the logits only. 1.15.0: the constructor adds this function to its own models.
+
+    Args:
+        model: a Transformers model, with or without an adapter.
+        temperature: by which the logits are divided.
+        in_float32: whether the output head computes in float32.
+    """
+    add_head = getattr(import_module("trl.trainer.utils"), "add_fused_lm_head", None)
+    if add_head is not None:
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        add_head(base, temperature=temperature, cast_lm_head_to_fp32=in_float32)
+
+
+def is_loss_of_step(trainer: Any) -> bool:
+    """Return whether the loss of a batch is a share of the step's loss; otherwise `Trainer` divides it by the batches.
+
+    trl 1.12.0: GRPO's is, and its trainer has a `compute_loss_func` for that; RLOO's is not. 1.15.0: an attribute.
+    """
+    known = getattr(trainer, "loss_is_scaled_for_ga", None)
+    return trainer.compute_loss_func is not None if known is None else known
 
 
 def sampled_batch(trainer: Any) -> tuple[int, list[dict[str, Any]] | None]:

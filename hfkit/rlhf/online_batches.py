@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from hfkit.core.compat_logged import logged_counts, weigh_logged
-from hfkit.core.compat_online import OwnRollouts, sampled_batch, set_sampled_batch
+from hfkit.core.compat_online import OwnRollouts, is_loss_of_step, sampled_batch, set_sampled_batch
 from hfkit.core.kept_logs import KeepsLogs
 from hfkit.models.adapter_inputs import keep_input_dtype
 from hfkit.models.micro_batches import call_tokens
@@ -60,7 +60,7 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         tokens = torch.stack([part["completion_mask"].sum().float() for part in parts])
         shares = self.loss_shares(rows, tokens)
         # `training_step` divides what is returned by this number, unless TRL's loss has done so
-        steps = 1 if self.compute_loss_func is not None else self.current_gradient_accumulation_steps
+        steps = 1 if is_loss_of_step(self) else self.current_gradient_accumulation_steps
         for part, share in zip(parts[:-1], shares[:-1], strict=True):
             with self.accelerator.no_sync(model):
                 loss = super().compute_loss(model, part) * share

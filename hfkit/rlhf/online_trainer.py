@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfkit.core.compat_online import sampled_batch, set_sampled_batch, set_stop_tokens
+from hfkit.core.compat_online import prepare_reference, sampled_batch, set_sampled_batch, set_stop_tokens
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.generation import stop_ids
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
@@ -87,6 +87,7 @@ class OnlineTraining(OnlineBatches):
             model.delete_adapter(REFERENCE_ADAPTER)
         reduce_in_float32(self.accelerator)
         self.policy = cast(Model, self.model)
+        prepare_reference(ref_model, args.temperature, getattr(args, "cast_lm_head_to_fp32", False))
         self.reference = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
         self.ref_model = self.reference if beta else None
         self.stop_token_ids = stop_ids(model.generation_config, processing_class)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import DPOTrainer
 
 from hfkit.config.stages import OF_THE_BATCH
-from hfkit.core.compat import EncodedRows
+from hfkit.core.compat import EncodedRows, accept_adapted_reference
 from hfkit.core.compat_logged import logged_counts, pop_logged, weigh_logged
 from hfkit.data.comparisons import mask_of
 from hfkit.data.encoding import pair_lengths
@@ -51,7 +51,8 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
     """
 
     def __init__(self, *args, max_tokens: int | None, **kwargs):
-        super().__init__(*args, max_tokens=max_tokens, **kwargs)
+        with accept_adapted_reference(DPOTrainer):
+            super().__init__(*args, max_tokens=max_tokens, **kwargs)
         if {*OF_THE_BATCH} & {*self.loss_types} or self.aux_loss_enabled:
             self.max_tokens = None
 

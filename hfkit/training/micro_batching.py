@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from hfkit.core.compat import averages_router_loss
 from hfkit.core.compat_logged import logged_counts, weigh_logged
 from hfkit.core.kept_logs import KeepsLogs
 from hfkit.data.encoding import count_ids
@@ -90,10 +91,18 @@ class MicroBatching(KeepsLogs, Trainer):
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
         """Return the loss of a micro-batch, or its share of the batch's loss if losses do not add up."""
         share = inputs.pop("share", 1.0)
+        sums_router_loss = num_items_in_batch is not None and self.sums_router_loss()
+        if not (return_outputs or sums_router_loss):  # newer versions of TRL compute the outputs in a second pass
+            return super().compute_loss(model, inputs, False, num_items_in_batch) * share
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if num_items_in_batch is not None:
+        if sums_router_loss:
             loss = loss - self.router_excess(outputs)
         return (loss * share, outputs) if return_outputs else loss * share
+
+    def sums_router_loss(self) -> bool:
+        """Return whether the router loss of a mixture of experts is added to the loss like a sum over tokens."""
+        is_added = self.compute_loss_func is None and self.label_smoother is None
+        return router_loss_config(self) is not None and is_added and not averages_router_loss(self.args)
 
     def router_excess(self, outputs) -> torch.Tensor | float:
         """Return how much a micro-batch's router loss exceeds its share of the mean over all micro-batches.
@@ -101,7 +110,7 @@ class MicroBatching(KeepsLogs, Trainer):
         Transformers treats it as a sum over tokens, which would multiply it by the number of processes and batches.
         """
         config, aux_loss = router_loss_config(self), getattr(outputs, "aux_loss", None)
-        if config is None or aux_loss is None or self.compute_loss_func is not None or self.label_smoother is not None:
+        if aux_loss is None:
             return 0.0
         times = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return getattr(config, ROUTER_KEY, 0.0) * aux_loss * (times - 1 / self.current_gradient_accumulation_steps)

@@ -43,11 +43,12 @@ def test_replies_of_an_update_and_passes_have_these_names(trainer):
 
 
 @BOTH
-def test_the_end_of_a_reply_is_found_by_two_ids_of_the_tokenizer(trainer):
-    line = "ids[-1] not in eos_and_pad"
+def test_the_end_of_a_reply_is_found_by_these_token_ids(trainer):
+    old, new = ("self._tokenizer.eos_token_id", "*self.eos_token_ids")
     for method in (trainer._generate, trainer._generate_and_score_completions):
         source = inspect.getsource(method)
-        assert "eos_and_pad = [self._tokenizer.eos_token_id, self._tokenizer.pad_token_id]" in source and line in source
+        assert any(f"eos_and_pad = [{ids}, self._tokenizer.pad_token_id]" in source for ids in (old, new))
+        assert "ids[-1] not in eos_and_pad" in source
 
 
 def test_each_stop_token_is_an_end():

@@ -93,6 +93,13 @@ def padded_batch(trainer) -> dict:
     return batch
 
 
+def copied(model):
+    """A copy in float64, without the forward method that TRL sets, which would still be that of the model."""
+    copy_of = copy.deepcopy(model).double()
+    vars(copy_of.get_base_model()).pop("forward", None)
+    return copy_of
+
+
 def row_logprobs(model, batch: dict, row: int, temperature: float) -> torch.Tensor:
     """Log-probabilities of the tokens of one response, without padding, in the model's dtype."""
     prompt = batch["prompt_ids"][row][batch["prompt_mask"][row] > 0]
@@ -134,14 +141,14 @@ def test_loss_and_gradients_are_those_of_the_formula(make, stage, kind, together
     trainer = make(stage, **changes, **({"loss_type": kind, "beta": 0.1} if kind else {}))
     trainer.current_gradient_accumulation_steps = 1
     batch, policy = padded_batch(trainer), trainer.policy
-    exact = copy.deepcopy(policy).double()
+    exact = copied(policy)
     other = copy.deepcopy(exact)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
         for parameter in other.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
         old = [row_logprobs(other, batch, row, trainer.temperature) for row in range(len(LENGTHS))]
-        reference = copy.deepcopy(trainer.reference).double()
+        reference = copied(trainer.reference)
         ref = [row_logprobs(reference, batch, row, trainer.temperature) for row in range(len(LENGTHS))]
     for name, rows in (("old_per_token_logps", old), ("ref_per_token_logps", ref)):
         batch[name] = torch.stack([torch.cat([row, torch.zeros(6 - len(row))]) for row in rows]).float()

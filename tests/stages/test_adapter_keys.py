@@ -1,12 +1,15 @@
 """The keys of a new adapter: what their spellings adapt, what is refused before loading, what is saved and reloaded."""
 
 import json
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 from merging import edit
 from model_outputs import last_hidden, logits, logits_at
+from packaging.version import Version
 from peft import PeftModel
 from safetensors.torch import load_file
 from small_models import model_of
@@ -260,3 +263,16 @@ def test_names_of_experts_are_matched_as_peft_matches_them():
     model = on_meta(model_of("mixture", 64).config, AutoModelForCausalLM)
     assert unmatched(model, ["w1", "q_proj", "w9"]) == ["w9"]
     assert unmatched(model, r".*\.q_proj") == []
+
+
+@pytest.mark.parametrize("stage", ["dpo", "grpo", "rloo"])
+def test_lora_on_the_head_goes_on_or_is_refused_before_loading(run_stage, tmp_path, stage):
+    settings = {"lora_target_modules": ["q_proj", "lm_head"], "max_steps": 1}
+    first = run_stage("sft", tmp_path / "sft", **settings)
+    go_on = partial(run_stage, stage, tmp_path / "out", model_name_or_path=str(first), max_steps=2, learning_rate=1e-3)
+    if Version(version("trl")) >= Version("1.15"):
+        with pytest.raises(ConfigError, match="does not train LoRA on the output head in this stage: use an"):
+            go_on()
+        return
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (first, go_on()))
+    assert all((before[name] != after[name]).any() for name in after if "lm_head.lora_B" in name)

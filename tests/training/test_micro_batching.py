@@ -55,6 +55,24 @@ def test_no_pass_has_more_tokens_than_the_budget(run_stage, rows_file, tmp_path)
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_each_step_has_one_forward_pass(case, run_stage, rows_file, tmp_path):
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    passes = []
+
+    def note(module, args):
+        if isinstance(module, torch.nn.Embedding) and module.training:
+            passes.append(torch.is_grad_enabled())
+
+    stage, rows, settings = CASES[case]
+    settings = settings | {**STEPS, "datasets": rows_file(rows), "micro_batches_by_length": False}
+    run_stage(stage, tmp_path / "first", **{**settings, "max_steps": 1})  # makes the model to start from, too
+    with register_module_forward_pre_hook(note):
+        run_stage(stage, tmp_path / "run", **{**settings, "max_steps": 3})
+    assert passes[passes.index(True) :] == [True] * 3  # before the first step, passes test the model
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_held_out_figures_do_not_depend_on_the_batch(case, run_stage, rows_file, tmp_path):
     stage, rows, settings = CASES[case]
     settings = settings | {

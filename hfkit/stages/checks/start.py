@@ -1,12 +1,15 @@
 """Validates the model that a stage starts from, built without weights: its files, its adapter, and the loss."""
 
 import os
+from importlib.metadata import version
 
 from peft import PeftModel, TaskType
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 
 from hfkit.config.registry import spec_of_config
 from hfkit.config.stages import SFTConfig
+from hfkit.core.compat import ignores_adapted_head
 from hfkit.core.errors import ConfigError, HfkitError, Problem, kind_of_error
 from hfkit.core.launch import shards_with_fsdp
 from hfkit.models.adapter_shape import HEADS
@@ -47,11 +50,21 @@ def checkpoint_problems(config) -> list[Problem]:
             require_stored(source.base, source.base_revision, HEADS[task_type], config.allow_pickle)
         if isinstance(config, SFTConfig):
             loss_arguments(model, config)
+        elif has_lora_on_head(model) and ignores_adapted_head(config.trainer_config_class()):
+            why = f"TRL {version('trl')} does not train LoRA on the output head in this stage"
+            remedy = f"{why}: use an adapter without it, or install trl 1.12"
+            return [Problem(key, getattr(config, key), remedy, keys=keys)]
     except ConfigError as error:
         return error.problems
     except HfkitError as error:
         return [Problem(key, getattr(config, key), str(error), kind_of_error(error), keys)]
     return []
+
+
+def has_lora_on_head(model) -> bool:
+    """Return whether the output head of a model has an adapter; a copy that is trained in full is none."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return isinstance(base.get_output_embeddings(), BaseTunerLayer)
 
 
 def trains_tied_weights(model: PeftModel) -> bool:

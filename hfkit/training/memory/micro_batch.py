@@ -62,6 +62,8 @@ def needs_whole_batches(stage: PlannedStage) -> bool:
         return False
     arguments, model = stage.arguments, stage.start.config.get_text_config()
     router, coefficient = getattr(model, "output_router_logits", None), getattr(arguments, ROUTER_KEY, None)
+    if coefficient is None and hasattr(arguments, ROUTER_KEY):  # TRL 1.14: that of the model
+        coefficient = getattr(model, ROUTER_KEY, 0.0)
     adds_router_loss = bool(router) if coefficient is None else router is not None and coefficient != 0
     is_whole = not stage.spec.samples_replies and {*OF_THE_BATCH} & {*getattr(stage.config, "loss_type", [])}
     return bool(adds_router_loss or has_entropy_term(arguments) or is_whole)
