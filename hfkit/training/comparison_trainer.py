@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
 
-from hfkit.core.compat import EncodedRows
+from hfkit.core.compat_trl import EncodedRows
 from hfkit.metrics.preference import metrics_of_rewards
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.models.output_head import causal_model

@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import DPOTrainer
 
 from hfkit.config.stages import OF_THE_BATCH
-from hfkit.core.compat import EncodedRows, accept_adapted_reference
 from hfkit.core.compat_logged import logged_counts, pop_logged, weigh_logged
+from hfkit.core.compat_trl import EncodedRows, accept_adapted_reference
 from hfkit.data.comparisons import mask_of
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up

@@ -16,8 +16,8 @@ from torch.nn.functional import pad
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfkit.core.compat import averages_router_loss
 from hfkit.core.compat_logged import logged_counts, weigh_logged
+from hfkit.core.compat_trl import averages_router_loss
 from hfkit.core.kept_logs import KeepsLogs
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE

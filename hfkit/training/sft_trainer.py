@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from trl import SFTTrainer
 
-from hfkit.core.compat import TokenOutputs, accept_adapted_head, fuses_head, has_plain_loss
+from hfkit.core.compat_trl import TokenOutputs, accept_adapted_head, fuses_head, has_plain_loss
 from hfkit.data.forms import IGNORE
 from hfkit.models.output_head import causal_model
 from hfkit.models.sft_loss import fits_fused_head

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from hfkit.core import compat
+from hfkit.core import compat, compat_trl
 from hfkit.data.template_limits import UnusableTemplateError
 from hfkit.models.loading import load_policy
 from hfkit.models.quantization import quantization_of
@@ -109,8 +109,8 @@ def test_the_name_of_a_cache_in_arguments_and_outputs():
 
 def test_trl_asks_this_method_for_encoded_rows():
     assert callable(trl.RewardTrainer._prepare_dataset)
-    assert ComparisonTrainer._prepare_dataset is compat.EncodedRows._prepare_dataset
-    assert compat.EncodedRows()._prepare_dataset([1], "tokenizer", "arguments", "train") == [1]
+    assert ComparisonTrainer._prepare_dataset is compat_trl.EncodedRows._prepare_dataset
+    assert compat_trl.EncodedRows()._prepare_dataset([1], "tokenizer", "arguments", "train") == [1]
 
 
 @pytest.fixture
@@ -129,14 +129,14 @@ def sft_trainer(sft_arguments, tokenizer):
 
 
 def test_the_loss_that_is_read_from_token_outputs_is_trls_default(sft_arguments):
-    assert compat.has_plain_loss(sft_arguments()) and not compat.has_plain_loss(sft_arguments(loss_type="dft"))
+    assert compat_trl.has_plain_loss(sft_arguments()) and not compat_trl.has_plain_loss(sft_arguments(loss_type="dft"))
 
 
 def test_the_token_outputs_that_trl_reads(sft_trainer):
     trainer = sft_trainer(small_model())
     batch = {name: torch.ones(1, 5, dtype=torch.long) for name in ("input_ids", "labels", "attention_mask")}
     sums = [torch.tensor(value) for value in (2.0, 3, 6.0, 4, -8.0)]  # 3 of 4 labels are predicted
-    loss = trainer.compute_loss(lambda **inputs: compat.TokenOutputs(*sums), batch)
+    loss = trainer.compute_loss(lambda **inputs: compat_trl.TokenOutputs(*sums), batch)
     trainer.log({})
     logged = trainer.state.log_history[-1]
     assert (float(loss), logged["mean_token_accuracy"], logged["entropy"]) == (2.0, 0.75, 1.5)
@@ -144,10 +144,10 @@ def test_the_token_outputs_that_trl_reads(sft_trainer):
 
 def test_lora_on_the_head_is_accepted_and_refused_if_trl_ignores_it(sft_trainer, sft_arguments):
     model = get_peft_model(small_model(), LoraConfig(target_modules=["lm_head"]))
-    with compat.accept_adapted_head(model):
+    with compat_trl.accept_adapted_head(model):
         sft_trainer(model, loss_type="nll")
     assert isinstance(model.get_output_embeddings(), LoraLayer)
-    if compat.fuses_head(sft_arguments()):
+    if compat_trl.fuses_head(sft_arguments()):
         with pytest.raises(ValueError, match="lm_head"):
             sft_trainer(model, loss_type="nll")
 

@@ -11,7 +11,7 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from hfkit.config.stages import OF_THE_BATCH
-from hfkit.core.compat import EncodedRows
+from hfkit.core.compat_trl import EncodedRows
 from hfkit.rlhf.arguments import DPOArguments
 from hfkit.stages.checks.dpo import LOSSES
 from hfkit.training.dpo_trainer import MicroBatchedDPOTrainer, PairCollator

@@ -9,7 +9,7 @@ from peft.utils import ModulesToSaveWrapper
 
 from hfkit.config.registry import spec_of_config
 from hfkit.config.stages import SFTConfig
-from hfkit.core.compat import ignores_adapted_head
+from hfkit.core.compat_trl import ignores_adapted_head
 from hfkit.core.errors import ConfigError, HfkitError, Problem, kind_of_error
 from hfkit.core.launch import shards_with_fsdp
 from hfkit.models.adapter_shape import HEADS

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
-from hfkit.core.compat import has_plain_loss
+from hfkit.core.compat_trl import has_plain_loss
 from hfkit.training.memory import formulas
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.formulas import BF16, FP32, Pass

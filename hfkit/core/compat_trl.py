@@ -1,0 +1,117 @@
+"""What differs between the releases of TRL that hfkit works with, in its trainers of SFT and preferences.
+
+`tests/core/test_compat.py` fails when upstream moves one of these parts.
+"""
+
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class EncodedRows:
+    """A mixin for a trainer of TRL that gets encoded rows.
+
+    trl 1.12.0: `RewardTrainer` has no option to skip this method, which tokenizes all rows except pairs.
+    """
+
+    def _prepare_dataset(self, dataset, *args):
+        return dataset
+
+
+def averages_router_loss(arguments) -> bool:
+    """Return whether a trainer adds the mean router loss over the batches of a step, given its arguments.
+
+    trl 1.15.0: `SFTTrainer` does. trl 1.12.0, and Transformers' `Trainer`: the model adds it to the loss of each batch.
+    """
+    return any(field.name == "loss_type" for field in fields(arguments)) and fuses_head(arguments)
+
+
+def fuses_head(arguments) -> bool:
+    """Return whether TRL's SFT computes every loss from the weights of the output head, given its `SFTConfig`.
+
+    trl 1.12.0: only the default loss, "chunked_nll", does; others use logits. 1.15.0: every loss does, and the default
+    is "nll".
+    """
+    return next(field.default for field in fields(arguments) if field.name == "loss_type") == "nll"
+
+
+def has_plain_loss(arguments) -> bool:
+    """Return whether an `SFTConfig` of TRL asks for the mean loss of the labels, read from `TokenOutputs`."""
+    return arguments.loss_type == ("nll" if fuses_head(arguments) else "chunked_nll")
+
+
+@contextmanager
+def accept_adapted_head(model):
+    """Let TRL's `SFTTrainer` be made for a model with LoRA on its output head.
+
+    trl 1.15.0: the constructor refuses it, since TRL's loss leaves the adapter out; hfkit's does not.
+    """
+    if hasattr(model, "get_base_model"):  # under an adapter
+        model.get_output_embeddings = lambda: None
+    try:
+        yield
+    finally:
+        vars(model).pop("get_output_embeddings", None)
+
+
+def ignores_adapted_head(arguments_class: type) -> bool:
+    """Return whether a trainer of TRL with these arguments cannot train LoRA on the output head.
+
+    trl 1.15.0: trainers that compute log-probabilities of responses read the weights of the head, and refuse such an
+    adapter in their constructor (`SFTTrainer` too, see `accept_adapted_head`). 1.12.0: they read logits.
+    """
+    is_of_trl = any(field.name == "router_aux_loss_coef" for field in fields(arguments_class))
+    return is_of_trl and hasattr(import_module("trl.trainer.utils"), "add_fused_lm_head")
+
+
+@contextmanager
+def accept_adapted_reference(trainer_class: type):
+    """Let a trainer of TRL that compares pairs with a reference be made with one that has an adapter.
+
+    trl 1.15.0: the constructor replaces the forward method of the reference with one that needs a model without an
+    adapter around it.
+    """
+    module: Any = import_module(trainer_class.__module__)
+    add_head = getattr(module, "add_fused_lm_head", None)
+    if add_head is not None:
+
+        def add_to_base(model, **options):
+            add_head(model.get_base_model() if hasattr(model, "get_base_model") else model, **options)
+
+        module.add_fused_lm_head = add_to_base
+    try:
+        yield
+    finally:
+        if add_head is not None:
+            module.add_fused_lm_head = add_head
+
+
+class TokenOutputs(NamedTuple):
+    """The model outputs that TRL's `SFTTrainer` reads.
+
+    trl 1.12.0: the loss, and sums over the labels for its metrics. 1.15.0: the values per label, which it sums itself.
+
+    Attributes:
+        log_probs: log-probabilities of the labels, or their sum.
+        aux_loss: the router loss of a mixture of experts, if any.
+    """
+
+    loss: Any
+    num_correct_tokens: Any
+    entropy_sum: Any
+    num_valid_tokens: Any
+    log_probs: Any
+    aux_loss: Any = None
+
+    @property
+    def is_top1(self):
+        return self.num_correct_tokens
+
+    @property
+    def entropy(self):
+        return self.entropy_sum
+
+    @property
+    def label_mask(self):
+        return self.num_valid_tokens
