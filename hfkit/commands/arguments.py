@@ -153,6 +153,7 @@ ARGUMENTS = {
         argument("--data", nargs="+", metavar="FILE", help="files, folders, Hub ids or data cards"),
         argument("--goal", help=f"last stage: {', '.join(GOALS)}; default: ppo, or the last with data"),
         argument("--reward_functions", nargs="+", metavar="MODULE:F", help="functions that replace a reward model"),
+        argument("--from", dest="foreign", metavar="FILE", help="config of LLaMA-Factory, axolotl or TRL to translate"),
         argument("--output_dir", help="folder for the YAMLs and the runs; default: MODEL-pipeline"),
         *MEMORY_ARGUMENTS,
         argument("--yes", action="store_true", help="use the defaults without asking"),

@@ -8,6 +8,9 @@ loaded, and no file is overwritten.
 The goal is the last stage to run. The stages before it run too if there is data for them: pairs alone give SFT on the
 better responses, the reward model, and PPO; with `--goal dpo`, SFT and DPO. Other flags are keys of the stages:
 `--sft.learning_rate 1e-4`, `--seed 1`.
+
+`--from FILE` translates a config of LLaMA-Factory, axolotl or TRL to the YAML of a stage that trains as the other tool
+does, with its defaults. It reads no model and no data. TRL's configs do not show their stage: add `--goal sft`.
 """
 
 import sys
@@ -23,6 +26,7 @@ from hfkit.commands.init.questions import ask_plan, ask_sources
 from hfkit.commands.init.settings import Limits, Setting, StageSettings, choose_settings
 from hfkit.commands.init.sources import SAMPLE, sample_sources
 from hfkit.commands.init.tokenizer import tokenizer_of
+from hfkit.commands.init.translate import write_translated
 from hfkit.commands.init.write import require_new, write_pipeline
 from hfkit.commands.plan.read_stages import plan_configs
 from hfkit.config.fields import DatasetEntry
@@ -46,6 +50,8 @@ NEEDED = {"model": "the model to start from, a folder or a Hub id", "data": "the
 
 def main(given: Namespace) -> int:
     """Run `hfkit init`."""
+    if given.foreign:
+        return translate_file(given)
     asks = not given.yes and sys.stdin.isatty()
     if asks:
         ask_sources(given)
@@ -71,6 +77,21 @@ def main(given: Namespace) -> int:
     fit_settings(settings, own, str(folder / "runs"), device)
     path = write_pipeline(folder, settings, f"{' -> '.join(settings)} from {given.model}", str(folder / "runs"))
     report(path, chain, settings)
+    return 0
+
+
+def translate_file(given: Namespace) -> int:
+    """Run `hfkit init --from`.
+
+    Raises:
+        ConfigError: with flags that it does not read.
+    """
+    unread = [f"--{key}" for key in ("model", "data", "reward_functions", "memory", "gpu") if getattr(given, key)]
+    unread += [word for word in given.flags if word.startswith("--")]
+    if unread:
+        remedy = "--from reads one file: edit the YAML that it writes"
+        raise ConfigError([Problem(flag, "with --from", remedy) for flag in unread])
+    write_translated(given.foreign, given.goal, given.output_dir)
     return 0
 
 

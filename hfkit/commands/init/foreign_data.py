@@ -1,0 +1,179 @@
+"""Translates the datasets that a config of another tool names, to entries of `datasets` and `eval_datasets`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from hfkit.commands.init.foreign import ForeignConfig
+from hfkit.core.errors import Problem
+from hfkit.core.files import read_json_mapping
+
+ENTRY = {"path": "path", "name": "name", "split": "split", "revision": "revision"}
+"""Fields of a dataset that have the same name and meaning in hfkit."""
+AXOLOTL_COLUMNS = {
+    "field_messages": "messages",
+    "field": "text",
+    "field_chosen": "chosen",
+    "field_rejected": "rejected",
+}
+AXOLOTL_TYPE_COLUMNS = {"field_instruction": "prompt", "field_output": "response"}
+LLAMAFACTORY_COLUMNS = {name: name for name in ("prompt", "response", "messages", "chosen", "rejected")}
+KNOWN_COLUMNS = {
+    "instruction",
+    "output",
+    "conversations",
+    "messages",
+    "chosen",
+    "rejected",
+    "text",
+    "prompt",
+    "response",
+}
+"""Columns that hfkit recognizes without a mapping."""
+TAGS = {"role_tag": ("from", "role"), "content_tag": ("value", "content"), "user_tag": ("human", "user")}
+TAGS |= {"assistant_tag": ("gpt", "assistant"), "system_tag": ("system",), "observation_tag": ("observation", "tool")}
+TAGS |= {"function_tag": ("function_call",)}
+"""Names in messages that hfkit recognizes."""
+
+
+@dataclass
+class Sources:
+    """Entries of hfkit's keys of datasets.
+
+    Attributes:
+        entries: key of hfkit -> entries.
+        read: keys of the other tool that were translated.
+        undecided: what could not be.
+    """
+
+    entries: dict[str, list[dict]] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+    undecided: list[Problem] = field(default_factory=list)
+
+
+def llamafactory_sources(config: ForeignConfig) -> Sources:
+    """Return the datasets that `dataset` and `eval_dataset` name, looked up in dataset_info.json."""
+    given, found = config.given, Sources()
+    named = str(given.get("dataset_dir", "data"))
+    folders = [Path(named), Path(config.path).parent / named]
+    folder = next((one for one in folders if (one / "dataset_info.json").is_file()), folders[0])
+    info = read_json_mapping(folder / "dataset_info.json") or {}
+    for key, ours in (("dataset", "datasets"), ("eval_dataset", "eval_datasets")):
+        if names := split_names(given.get(key)):
+            found.entries[ours] = [llamafactory_entry(name, key, info, folder, found) for name in names]
+            found.read.add(key)
+    found.read.add("dataset_dir")
+    if "max_samples" in given and "datasets" in found.entries:
+        for entry in found.entries["datasets"]:
+            entry["rows"] = given["max_samples"]
+        found.read.add("max_samples")
+    weights = split_names(given.get("interleave_probs"))
+    if weights and len(weights) == len(found.entries.get("datasets", [])):
+        for entry, weight in zip(found.entries["datasets"], weights, strict=True):
+            entry["weight"] = yaml.safe_load(weight)
+        found.read |= {"interleave_probs", "mix_strategy"}
+    return found
+
+
+def llamafactory_entry(name: str, key: str, info: dict, folder: Path, found: Sources) -> dict:
+    """Return the entry of a dataset by its description in dataset_info.json."""
+    described = info.get(name)
+    if not isinstance(described, dict):
+        if not Path(name).exists() and "/" not in name:
+            remedy = f"not in {folder / 'dataset_info.json'}: write its file or Hub id as path"
+            found.undecided.append(Problem(key, name, remedy))
+        return {"path": name}
+    hub_id, file = described.get("hf_hub_url"), described.get("file_name")
+    if not hub_id and not file:
+        remedy = "it has neither file_name nor hf_hub_url: write its file or Hub id as path"
+        found.undecided.append(Problem(f"dataset_info.json: {name}", [*described], remedy))
+    entry = {"path": str(folder / file) if file and not hub_id else str(hub_id or name)}
+    for theirs, ours in (("subset", "name"), ("split", "split"), ("num_samples", "rows")):
+        if described.get(theirs) is not None and (theirs, described[theirs]) != ("split", "train"):
+            entry[ours] = described[theirs]
+    columns = described.get("columns") or {}
+    entry |= mapped(columns, LLAMAFACTORY_COLUMNS, f"dataset_info.json: {name}.columns", found)
+    for tag, value in (described.get("tags") or {}).items():
+        if value not in TAGS.get(tag, ()):
+            remedy = "hfkit reads role and content, or from and value: rename it in the data"
+            found.undecided.append(Problem(f"dataset_info.json: {name}.tags.{tag}", value, remedy))
+    return entry
+
+
+def mapped(columns: dict, names: dict[str, str], where: str, found: Sources) -> dict:
+    """Return `columns` of an entry, for those whose names hfkit does not recognize; {} if it recognizes all."""
+    ours = {names[one]: column for one, column in columns.items() if one in names}
+    if isinstance(columns.get("query"), str) and columns["query"] != "input" and "prompt" in ours:
+        ours["prompt"] = f"{{{ours['prompt']}}}\n{{{columns['query']}}}"
+    others = {one: column for one, column in columns.items() if one not in names and one not in (column, "query")}
+    for one, column in others.items():
+        found.undecided.append(Problem(f"{where}.{one}", column, "hfkit reads it as a column of this name: rename it"))
+    is_known = {*map(str, ours.values())} <= KNOWN_COLUMNS
+    return {} if is_known else {"columns": ours}
+
+
+def axolotl_sources(config: ForeignConfig) -> Sources:
+    """Return the datasets in `datasets`, `test_datasets` and `pretraining_dataset`."""
+    found = Sources()
+    keys = {"datasets": "datasets", "test_datasets": "eval_datasets", "pretraining_dataset": "datasets"}
+    for key, ours in keys.items():
+        given = config.given.get(key)
+        if given:
+            items = given if isinstance(given, list) else [given]
+            found.entries[ours] = [axolotl_entry(one, f"{key}[{index}]", found) for index, one in enumerate(items)]
+            found.read.add(key)
+    return found
+
+
+def axolotl_entry(item: object, where: str, found: Sources) -> dict:
+    """Return the entry of an item of axolotl's `datasets`."""
+    if not isinstance(item, dict):
+        return {"path": item}
+    entry = {ours: item[theirs] for theirs, ours in ENTRY.items() if item.get(theirs) is not None}
+    entry = {name: value for name, value in entry.items() if (name, value) != ("split", "train")}
+    if isinstance(item.get("data_files"), str):
+        entry["path"] = item["data_files"]
+    kind = item["type"] if isinstance(item.get("type"), dict) else {}
+    columns = {ours: item[theirs] for theirs, ours in AXOLOTL_COLUMNS.items() if item.get(theirs)}
+    columns |= {ours: kind[theirs] for theirs, ours in AXOLOTL_TYPE_COLUMNS.items() if kind.get(theirs)}
+    if "field_input" in kind and "prompt" in columns:
+        columns["prompt"] = f"{{{columns['prompt']}}}\n{{{kind['field_input']}}}"
+    if not {*map(str, columns.values())} <= KNOWN_COLUMNS:
+        entry["columns"] = columns
+    needless = {*ENTRY, *AXOLOTL_COLUMNS, "type", "ds_type", "data_files"}
+    rest = {f"{where}.{name}": value for name, value in item.items() if name not in needless}
+    rest |= {f"{where}.type.{name}": kind[name] for name in kind.keys() - AXOLOTL_TYPE_COLUMNS.keys() - {"field_input"}}
+    remedy = "hfkit formats rows by their columns and the chat template: see columns of datasets"
+    found.undecided += [Problem(name, value, remedy) for name, value in rest.items() if value not in (None, "", False)]
+    return entry
+
+
+def trl_sources(config: ForeignConfig) -> Sources:
+    """Return the dataset that `dataset_name` names, with its splits, or the mixture in `datasets`."""
+    given, found = config.given, Sources()
+    if "dataset_name" in given:
+        entry = {"path": given["dataset_name"]}
+        fields = {"dataset_config": "name", "dataset_streaming": "streaming"}
+        entry |= {ours: given[theirs] for theirs, ours in fields.items() if given.get(theirs)}
+        split = given.get("dataset_train_split", "train")
+        found.entries["datasets"] = [entry if split == "train" else {**entry, "split": split}]
+        if given.get("eval_strategy", "no") not in ("no", False):
+            found.entries["eval_datasets"] = [{**entry, "split": given.get("dataset_test_split", "test")}]
+        found.read |= {"dataset_name", *fields, "dataset_train_split", "dataset_test_split"}
+    elif isinstance(given.get("datasets"), list):
+        found.entries["datasets"] = [
+            axolotl_entry(one, f"datasets[{i}]", found) for i, one in enumerate(given["datasets"])
+        ]
+        found.read.add("datasets")
+    return found
+
+
+def split_names(given: object) -> list[str]:
+    """Return the names in a text with commas, or in a list."""
+    names = given if isinstance(given, list) else str(given or "").split(",")
+    return [str(name).strip() for name in names if str(name).strip()]
+
+
+SOURCES = {"LLaMA-Factory": llamafactory_sources, "axolotl": axolotl_sources, "TRL": trl_sources}
+"""Tool -> its function."""
