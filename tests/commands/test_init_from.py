@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from hfkit.cli import main
+from hfkit.commands.init.acceptance import setting_problems
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
 from hfkit.commands.init.foreign_data import SOURCES
 from hfkit.commands.init.translate import stage_keys, translate_config
@@ -120,7 +121,7 @@ def test_llamafactory(settings, tmp_path):
         "datasets": [{**pairs, "rows": 1000, "weight": 0.7}, {**hub, "rows": 1000, "weight": 0.3}],
     }
     assert [problem.key for problem in found.undecided] == ["use_galore"]
-    assert {*found.needless} == {"trust_remote_code", "do_train", "template", "plot_loss", "hub_token"}
+    assert {*found.needless} == {"trust_remote_code", "do_train", "template", "plot_loss", "hub_token", "pref_loss"}
 
 
 def test_axolotl(settings):
@@ -130,7 +131,7 @@ def test_axolotl(settings):
         **{"lora_r": 32, "lora_target_modules": "all-linear", "test_split_size": 0.05, "max_length": 2048},
         **{"packing": True, "per_device_train_batch_size": 2, "num_train_epochs": 2, "optim": "paged_adamw_32bit"},
         **{"lr_scheduler_type": "cosine", "learning_rate": 0.0002, "warmup_steps": 10, "pad_token": "<|pad|>"},
-        **{"eval_strategy": "steps", "eval_steps": 0.125, "save_strategy": "epoch"},
+        **{"eval_strategy": "steps", "eval_steps": 0.125, "save_strategy": "epoch", "lora_dropout": 0.0},
         "datasets": [
             {"path": "someone/alpaca"},
             {"path": "mine.jsonl", "columns": {"messages": "dialog"}},
@@ -155,7 +156,7 @@ def test_trl(settings):
     ("text", "stage", "wanted"),
     [
         ("stage: pt\ndataset_dir: data", "pretrain", {"block_size": 2048}),
-        ("stage: rm\nlora_rank: 4\nfinetuning_type: full", "reward", {"use_peft": False, "lora_r": 4}),
+        ("stage: rm\nlora_rank: 4\nfinetuning_type: full", "reward", {"use_peft": False, "lora_r": None}),
         ("stage: sft\nfinetuning_type: full", "sft", {"use_peft": False, "learning_rate": 5e-5, "lora_r": None}),
         (
             "stage: ppo\nlora_rank: 4\nreward_model: rm\nadapter_name_or_path: sft\nmodel_name_or_path: base",
@@ -176,15 +177,78 @@ def test_the_stage_and_the_defaults_of_the_tool(settings, tmp_path, text, stage,
 @pytest.mark.parametrize("tool", ["LLaMA-Factory", "axolotl", "TRL"])
 @pytest.mark.parametrize("value", [True, 3, "x", ["x"], {"x": 1}])
 def test_every_key_is_translated_or_reported(tool, value):
-    for stage, spec in STAGES.items():
-        if not spec.loop:
-            continue
-        for key in {*table()["keys"]} - {"stage", "rl"}:
-            config = ForeignConfig(tool, stage, {key: value}, "theirs.yaml")
-            found = translate_config(config)
-            reported = {re.split(r"[.\[]", one.key)[0] for one in found.undecided} | found.needless.keys()
-            written = {one.why for one in found.settings.values()} | found.settings.keys()
-            assert key in reported | written | SOURCES[tool](config).read | stage_keys(config), (stage, key)
+    stages = [stage for stage, spec in STAGES.items() if spec.loop]
+    for index, key in enumerate(sorted({*table()["keys"]} - {"stage", "rl"})):
+        stage = stages[index % len(stages)]
+        config = ForeignConfig(tool, stage, {key: value}, "theirs.yaml")
+        found = translate_config(config)
+        reported = {re.split(r"[.\[]", one.key)[0] for one in found.undecided} | found.needless.keys()
+        written = {one.why for one in found.settings.values()} | found.settings.keys()
+        assert key in reported | written | SOURCES[tool](config).read | stage_keys(config), (stage, key)
+
+
+@pytest.mark.parametrize(
+    ("text", "undecided", "needless"),
+    [
+        ("stage: sft\nfinetuning_type: freeze", {"finetuning_type"}, set()),
+        ("stage: dpo\nlora_dropout: 0.1\nmix_strategy: concat", set(), {"lora_dropout", "mix_strategy"}),
+        ("stage: ppo\nlora_dropout: 0.1", {"lora_dropout", "top_p"}, set()),
+        ("stage: sft\nfinetuning_type: full\nlora_rank: 4", {"lora_rank"}, set()),
+        ("stage: sft\nfinetuning_type: full\nquantization_bit: 4", {"quantization_bit"}, set()),
+        ("stage: sft\nmax_length: 3\ncutoff_len: 4", {"cutoff_len"}, set()),
+        ("base_model: x\nval_set_size: 0.0\nevals_per_epoch: 2", {"evals_per_epoch"}, {"val_set_size"}),
+        ("base_model: x\nwarmup_steps: 5\nwarmup_ratio: 0.1", set(), {"warmup_ratio"}),
+        ("base_model: x\nchat_template: phi_3\nliger_rope: true", {"chat_template"}, set()),
+        (
+            "base_model: x\nadapter: lora\nlora_target_linear: true\nlora_target_modules: [a]",
+            set(),
+            {"lora_target_modules"},
+        ),
+    ],
+)
+def test_a_value_that_the_stage_would_refuse_is_left_to_decide(settings, text, undecided, needless):
+    found = settings(text)
+    assert {one.key for one in found.undecided} - {"model_name_or_path", "datasets"} == undecided
+    assert {*found.needless} == needless
+    assert not setting_problems(yaml.safe_load(text).get("stage", "sft"), found.settings)
+
+
+def test_defaults_follow_what_the_config_sets(settings):
+    adapter = values(settings("base_model: x\nadapter: lora"))
+    assert adapter["lora_dropout"] == 0.0 and "lora_dropout" not in values(settings("base_model: x"))
+    assert "use_peft" not in values(settings("stage: sft\nfinetuning_type: freeze"))
+    assert values(settings("dataset_name: d\nuse_peft: true\nlora_r: 64", "sft"))["lora_alpha"] == 32
+    of_peft = settings("dataset_name: d\nuse_peft: true", "sft").undecided
+    assert [one.key for one in of_peft] == ["lora_target_modules", "model_name_or_path"]
+    buffered = values(settings("stage: ppo\ngradient_accumulation_steps: 2\nppo_buffer_size: 4"))
+    assert (buffered["gradient_accumulation_steps"], buffered["num_mini_batches"]) == (8, 4)
+    packed = values(settings("base_model: x\npretraining_dataset: d\nsample_packing: true"))
+    assert packed["packing"] == "documents"
+
+
+@pytest.mark.parametrize(
+    ("stage", "described", "entry", "undecided"),
+    [
+        ("pt", {"columns": {"prompt": "content"}}, {"columns": {"text": "content"}}, []),
+        ("sft", {"columns": {"prompt": "instruction", "query": "input", "response": "output"}}, {}, []),
+        (
+            "sft",
+            {"columns": {"prompt": "text", "response": "output"}},
+            {"columns": {"prompt": "text", "response": "output"}},
+            [],
+        ),
+        ("sft", {"columns": {"messages": "conversations", "images": "images"}}, {}, ["columns.images"]),
+        ("sft", {"formatting": "sharegpt", "num_samples": 5, "folder": "de"}, {"rows": 5}, ["folder"]),
+        ("rm", {"ranking": True, "formatting": "sharegpt", "tags": {"role_tag": "who"}}, {}, ["tags.role_tag"]),
+    ],
+)
+def test_datasets_of_llamafactory(settings, tmp_path, stage, described, entry, undecided):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "a.json", **described}}))
+    found = settings(f"stage: {stage}\nmodel_name_or_path: m\ndataset: mine\neval_dataset: mine\nmax_samples: 9")
+    entry = {"path": str(tmp_path / "data" / "a.json"), "rows": 9, **entry}
+    assert values(found)["datasets"] == values(found)["eval_datasets"] == [entry]
+    assert [one.key for one in found.undecided] == [f"dataset_info.json: mine.{one}" for one in undecided * 2]
 
 
 @pytest.mark.parametrize("page", ["llamafactory", "axolotl"])

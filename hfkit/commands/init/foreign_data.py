@@ -5,7 +5,10 @@ from pathlib import Path
 
 import yaml
 
+from hfkit.commands.init.conversions import split_names
 from hfkit.commands.init.foreign import ForeignConfig
+from hfkit.config.other_tools import table
+from hfkit.config.registry import STAGES
 from hfkit.core.errors import Problem
 from hfkit.core.files import read_json_mapping
 
@@ -19,22 +22,31 @@ AXOLOTL_COLUMNS = {
 }
 AXOLOTL_TYPE_COLUMNS = {"field_instruction": "prompt", "field_output": "response"}
 LLAMAFACTORY_COLUMNS = {name: name for name in ("prompt", "response", "messages", "chosen", "rejected")}
-KNOWN_COLUMNS = {
-    "instruction",
-    "output",
-    "conversations",
-    "messages",
-    "chosen",
-    "rejected",
-    "text",
-    "prompt",
-    "response",
-}
-"""Columns that hfkit recognizes without a mapping."""
+RECOGNIZED = {("prompt", "instruction"), ("response", "output"), ("messages", "conversations")}
+"""Columns of hfkit with the names that it recognizes without a mapping, in addition to their own."""
+UNREAD_COLUMNS = ("images", "videos", "audios", "kto_tag")
+"""Columns of dataset_info.json that hfkit never reads, whatever their names."""
+READ_OF_INFO = {"file_name", "hf_hub_url", "subset", "split", "num_samples", "columns", "tags"}
+READ_OF_INFO |= {"formatting", "ranking", "ms_hub_url", "om_hub_url"}
+"""Fields of dataset_info.json that are translated, that the columns of the rows show, or that name another hub."""
+FORMATTED = "hfkit formats rows by their columns and the chat template: see columns of datasets"
+UNREAD = "hfkit reads no such field of a dataset"
 TAGS = {"role_tag": ("from", "role"), "content_tag": ("value", "content"), "user_tag": ("human", "user")}
 TAGS |= {"assistant_tag": ("gpt", "assistant"), "system_tag": ("system",), "observation_tag": ("observation", "tool")}
 TAGS |= {"function_tag": ("function_call",)}
 """Names in messages that hfkit recognizes."""
+
+USUAL = {
+    "message_property_mappings": ({"role": "role", "content": "content"}, {"role": "from", "content": "value"}),
+    "roles": tuple(
+        {name: [name] for name in names} for names in (("user", "assistant"), ("system", "user", "assistant"))
+    ),
+    "message_field_role": ("role", "from"),
+    "message_field_content": ("content", "value"),
+    "roles_to_train": (["assistant"], ["gpt"], ["assistant", "gpt"]),
+    "train_on_eos": ("turn",),
+}
+"""Fields of axolotl's datasets -> values that say what hfkit does without them."""
 
 
 @dataclass
@@ -61,12 +73,12 @@ def llamafactory_sources(config: ForeignConfig) -> Sources:
     info = read_json_mapping(folder / "dataset_info.json") or {}
     for key, ours in (("dataset", "datasets"), ("eval_dataset", "eval_datasets")):
         if names := split_names(given.get(key)):
-            found.entries[ours] = [llamafactory_entry(name, key, info, folder, found) for name in names]
+            found.entries[ours] = [llamafactory_entry(name, key, info, folder, config.stage, found) for name in names]
             found.read.add(key)
     found.read.add("dataset_dir")
-    if "max_samples" in given and "datasets" in found.entries:
-        for entry in found.entries["datasets"]:
-            entry["rows"] = given["max_samples"]
+    if isinstance(most := given.get("max_samples"), int):
+        for entry in (entry for entries in found.entries.values() for entry in entries):
+            entry["rows"] = min(most, entry.get("rows", most))
         found.read.add("max_samples")
     weights = split_names(given.get("interleave_probs"))
     if weights and len(weights) == len(found.entries.get("datasets", [])):
@@ -76,7 +88,7 @@ def llamafactory_sources(config: ForeignConfig) -> Sources:
     return found
 
 
-def llamafactory_entry(name: str, key: str, info: dict, folder: Path, found: Sources) -> dict:
+def llamafactory_entry(name: str, key: str, info: dict, folder: Path, stage: str, found: Sources) -> dict:
     """Return the entry of a dataset by its description in dataset_info.json."""
     described = info.get(name)
     if not isinstance(described, dict):
@@ -92,8 +104,12 @@ def llamafactory_entry(name: str, key: str, info: dict, folder: Path, found: Sou
     for theirs, ours in (("subset", "name"), ("split", "split"), ("num_samples", "rows")):
         if described.get(theirs) is not None and (theirs, described[theirs]) != ("split", "train"):
             entry[ours] = described[theirs]
-    columns = described.get("columns") or {}
-    entry |= mapped(columns, LLAMAFACTORY_COLUMNS, f"dataset_info.json: {name}.columns", found)
+    where = f"dataset_info.json: {name}"
+    is_text = STAGES[stage].form == "text"
+    names = {"prompt": "text"} if is_text else LLAMAFACTORY_COLUMNS
+    entry |= mapped(described.get("columns") or {}, names, f"{where}.columns", found)
+    unread = [one for one in described if one not in READ_OF_INFO and described[one] is not None]
+    found.undecided += [Problem(f"{where}.{one}", described[one], UNREAD) for one in unread]
     for tag, value in (described.get("tags") or {}).items():
         if value not in TAGS.get(tag, ()):
             remedy = "hfkit reads role and content, or from and value: rename it in the data"
@@ -102,15 +118,32 @@ def llamafactory_entry(name: str, key: str, info: dict, folder: Path, found: Sou
 
 
 def mapped(columns: dict, names: dict[str, str], where: str, found: Sources) -> dict:
-    """Return `columns` of an entry, for those whose names hfkit does not recognize; {} if it recognizes all."""
+    """Return `columns` of an entry; {} if hfkit recognizes the columns by their names."""
     ours = {names[one]: column for one, column in columns.items() if one in names}
-    if isinstance(columns.get("query"), str) and columns["query"] != "input" and "prompt" in ours:
-        ours["prompt"] = f"{{{ours['prompt']}}}\n{{{columns['query']}}}"
-    others = {one: column for one, column in columns.items() if one not in names and one not in (column, "query")}
+    others = {one: column for one, column in columns.items() if one not in names and one != "query"}
     for one, column in others.items():
-        found.undecided.append(Problem(f"{where}.{one}", column, "hfkit reads it as a column of this name: rename it"))
-    is_known = {*map(str, ours.values())} <= KNOWN_COLUMNS
-    return {} if is_known else {"columns": ours}
+        if one in UNREAD_COLUMNS:
+            found.undecided.append(Problem(f"{where}.{one}", column, "hfkit reads no such column"))
+        elif one != column:
+            remedy = "hfkit reads it as a column of this name: rename it"
+            found.undecided.append(Problem(f"{where}.{one}", column, remedy))
+    return columns_key(ours, columns.get("query"))
+
+
+def columns_key(columns: dict[str, str], context: str | None) -> dict:
+    """Return the key `columns` of an entry; {} if hfkit recognizes the columns by their names.
+
+    Args:
+        columns: hfkit's columns -> those of the data.
+        context: the column whose text follows that of the prompt.
+    """
+    is_mixed = columns.get("prompt") == "prompt" and columns.get("response") == "output"
+    known = all(ours == theirs or (ours, theirs) in RECOGNIZED for ours, theirs in columns.items())
+    if known and not is_mixed and context in (None, "input"):
+        return {}
+    if context and "prompt" in columns:
+        return {"columns": {**columns, "prompt": f"{{{columns['prompt']}}}\n{{{context}}}"}}
+    return {"columns": columns}
 
 
 def axolotl_sources(config: ForeignConfig) -> Sources:
@@ -137,15 +170,15 @@ def axolotl_entry(item: object, where: str, found: Sources) -> dict:
     kind = item["type"] if isinstance(item.get("type"), dict) else {}
     columns = {ours: item[theirs] for theirs, ours in AXOLOTL_COLUMNS.items() if item.get(theirs)}
     columns |= {ours: kind[theirs] for theirs, ours in AXOLOTL_TYPE_COLUMNS.items() if kind.get(theirs)}
-    if "field_input" in kind and "prompt" in columns:
-        columns["prompt"] = f"{{{columns['prompt']}}}\n{{{kind['field_input']}}}"
-    if not {*map(str, columns.values())} <= KNOWN_COLUMNS:
-        entry["columns"] = columns
+    entry |= columns_key(columns, kind.get("field_input"))
     needless = {*ENTRY, *AXOLOTL_COLUMNS, "type", "ds_type", "data_files"}
+    needless |= {name for name, values in USUAL.items() if item.get(name) in values}
     rest = {f"{where}.{name}": value for name, value in item.items() if name not in needless}
     rest |= {f"{where}.type.{name}": kind[name] for name in kind.keys() - AXOLOTL_TYPE_COLUMNS.keys() - {"field_input"}}
-    remedy = "hfkit formats rows by their columns and the chat template: see columns of datasets"
-    found.undecided += [Problem(name, value, remedy) for name, value in rest.items() if value not in (None, "", False)]
+    for name, value in rest.items():
+        if value not in (None, "", False):
+            say = table()["keys"].get(name.rpartition(".")[2], {}).get("say", FORMATTED)
+            found.undecided.append(Problem(name, value, say))
     return entry
 
 
@@ -167,12 +200,6 @@ def trl_sources(config: ForeignConfig) -> Sources:
         ]
         found.read.add("datasets")
     return found
-
-
-def split_names(given: object) -> list[str]:
-    """Return the names in a text with commas, or in a list."""
-    names = given if isinstance(given, list) else str(given or "").split(",")
-    return [str(name).strip() for name in names if str(name).strip()]
 
 
 SOURCES = {"LLaMA-Factory": llamafactory_sources, "axolotl": axolotl_sources, "TRL": trl_sources}

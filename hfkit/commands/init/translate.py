@@ -1,20 +1,24 @@
 """Translates a config of LLaMA-Factory, axolotl or TRL to the YAML of a stage, by the table in `other_tools.yaml`."""
 
-from dataclasses import dataclass, field, replace
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from hfkit.commands.init.acceptance import IMPLIED, refuse_settings
+from hfkit.commands.init.conversions import computed
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
-from hfkit.commands.init.foreign_data import SOURCES, split_names
+from hfkit.commands.init.foreign_data import SOURCES
 from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.commands.init.write import write_new, yaml_line
 from hfkit.config.other_tools import table, translate
 from hfkit.config.registry import STAGES
-from hfkit.config.validation import check_fields, find_hint, known_fields, top_level_key
+from hfkit.config.validation import find_hint, known_fields
 from hfkit.core.console import say
-from hfkit.core.errors import ConfigError, Problem
+from hfkit.core.errors import MISSING, ConfigError, Problem
 
+REQUIRED_KEYS = ("model_name_or_path", "datasets")
 UNKNOWN = "hfkit has no such key"
-END_OF_ADVICE = ": remove it"
+ADVICE = re.compile(r": remove it(?:, and (.*)|, (or .*)|; (.*))?$")
 """The end of a remedy for a key in a config of hfkit, which a translated config does not have."""
 
 
@@ -59,35 +63,54 @@ def write_translated(path: str, goal: str | None, output_dir: str | None) -> Non
 
 def translate_config(config: ForeignConfig) -> Translation:
     """Return the settings of a stage that trains as another tool does with a config, its defaults included."""
-    found, config_class = Translation(), STAGES[config.stage].config_class
+    found = Translation()
     sources = SOURCES[config.tool](config)
     found.undecided += sources.undecided
-    defaults = Translation()
-    for key, value in config.defaults.items():
-        translate_key(key, value, config, defaults)
     for key, value in sorted(config.given.items(), key=lambda item: bool(table_line(item[0]).get("same"))):
         if key not in sources.read and key not in stage_keys(config):
             translate_key(key, value, config, found)
     entries = {key: Setting(value) for key, value in sources.entries.items() if value}
-    implied = {key: Setting(one.value, f"default of {config.tool}") for key, one in defaults.settings.items()}
-    found.settings = {**implied, **found.settings, **entries}
-    if found.settings.get("use_peft", Setting(False)).value is False:
-        found.settings = {key: one for key, one in found.settings.items() if one not in adapter_keys(implied).values()}
-    leave_faulty(config_class, found)
+    found.settings = {**found.settings, **entries}
+    found.settings = {**implied_settings(config, found.settings), **found.settings}
+    found.undecided += refuse_settings(config, found.settings)
+    found.undecided += unlike_defaults(config, found.settings)
+    reported = {problem.key for problem in found.undecided}
+    missing = [key for key in REQUIRED_KEYS if key not in found.settings and key not in reported]
+    found.undecided += [Problem(key, MISSING, "the config names none: add it") for key in missing]
     first = ("model_name_or_path", *entries)
     found.settings = {key: found.settings[key] for key in sorted(found.settings, key=lambda key: key not in first)}
     return found
+
+
+def implied_settings(config: ForeignConfig, settings: StageSettings) -> StageSettings:
+    """Return the settings for the tool's defaults of keys that the config leaves out."""
+    implied = Translation()
+    for key, value in config.defaults.items():
+        if key not in config.given:
+            translate_key(key, value, config, implied)
+    trains_adapter = {**implied.settings, **settings}.get("use_peft", Setting(False)).value
+    return {
+        key: Setting(one.value, f"{IMPLIED}{config.tool}")
+        for key, one in implied.settings.items()
+        if trains_adapter or not key.startswith("lora_")
+    }
+
+
+def unlike_defaults(config: ForeignConfig, settings: StageSettings) -> list[Problem]:
+    """Return the tool's defaults that no setting of hfkit gives, for keys that the config leaves out."""
+    unlike = table()["tools"][config.tool].get("unlike", {})
+    trains_adapter = settings.get("use_peft", Setting(False)).value
+    return [
+        Problem(key, MISSING, remedy)
+        for key, remedy in {**unlike.get("all", {}), **unlike.get(config.stage, {})}.items()
+        if key not in config.given and (trains_adapter or not key.startswith("lora_"))
+    ]
 
 
 def stage_keys(config: ForeignConfig) -> set[str]:
     """Return the keys that say what stage a config is for; a path in one of them says more."""
     known = table()["tools"][config.tool]
     return {known["stage_key"], *(flag for flag in known["stage_flags"] if config.given.get(flag) is True)}
-
-
-def adapter_keys(settings: StageSettings) -> StageSettings:
-    """Return the settings of an adapter."""
-    return {key: one for key, one in settings.items() if key.startswith("lora_")}
 
 
 def table_line(key: str) -> dict:
@@ -102,74 +125,43 @@ def translate_key(key: str, value: object, config: ForeignConfig, found: Transla
     meant = {str(one).lower(): settings for one, settings in line.get("set", {}).items()}
     ours = [one for one in line.get("use", ()) if one in known]
     why = "" if key in known else key
-    if (settings := meant.get(str(value).lower())) is not None:
+    settings = meant.get(str(value).lower())
+    if settings is None and (ours or "use" not in line):
+        settings = computed(key, value, config)
+    if settings is not None:
         usable = {name: one for name, one in settings.items() if find_hint(config_class, name)[0] is not None}
-        found.settings |= {name: Setting(one, why) for name, one in usable.items()}
+        set_keys(usable, key, value, why, found)
         if not usable:
             found.needless[key] = f"{value} needs no setting"
-    elif converted := computed(key, value, config.given):
-        found.settings |= {name: Setting(one, why) for name, one in converted.items()}
     elif (hint := find_hint(config_class, key))[0] is not None:
-        found.settings[key] = Setting(value)
+        set_keys({key: value}, key, value, why, found)
     elif ours and (line.get("same") or "say" not in line):
-        found.settings[ours[0]] = Setting(value, why)
+        set_keys({ours[0]: value}, key, value, why, found)
     elif line.get("leave") or (line and not line.get("use") and not meant) or hint[1]:
-        found.needless[key] = (line.get("say") or hint[1]).removesuffix(END_OF_ADVICE)
+        found.needless[key] = without_advice(line.get("say") or hint[1])
     elif value in (False, "", 0, [], {}):
         found.needless[key] = "it is off, and hfkit has no such key"
     else:
         found.undecided.append(Problem(key, value, translate(key, known)[0] or UNKNOWN, keys=tuple(ours)))
 
 
-def computed(key: str, value: object, given: dict) -> dict | None:
-    """Return the settings for a value that must be computed; None for all others."""
-    try:
-        return CONVERSIONS[key](value, given) if key in CONVERSIONS else None
-    except (TypeError, ValueError, ArithmeticError):  # of another type than the tool expects
-        return None
+def set_keys(settings: dict, key: str, value: object, why: str, found: Translation) -> None:
+    """Add the settings for a key, unless another key sets one of them otherwise; a `same` key replaces its setting."""
+    set_before = {name: found.settings[name] for name in settings.keys() & found.settings.keys()}
+    clashes = [name for name, one in set_before.items() if one.value != settings[name]]
+    if clashes and not table_line(key).get("same"):
+        other = set_before[clashes[0]].why or clashes[0]
+        found.undecided.append(Problem(key, value, f"{other} sets {clashes[0]} too: keep one of them"))
+    else:
+        found.needless |= {set_before[name].why or name: f"{key} sets {name}" for name in clashes}
+        found.settings |= {name: Setting(one, why) for name, one in settings.items()}
 
 
-def names_of(key: str):
-    """Return a function that reads a text of names with commas as a list."""
-    return lambda value, _: {key: split_names(value)}
-
-
-def times_per_epoch(strategy: str, steps: str):
-    """Return a function that translates a number of times per epoch: 1 is a strategy, others are a share of the run."""
-    return lambda value, given: (
-        {strategy: "epoch"}
-        if value == 1
-        else {strategy: "steps", steps: round(1 / (value * float(given.get("num_epochs", 1))), 4)}
-    )
-
-
-def with_sft_loss(value: object, given: dict) -> dict:
-    """Return the settings that add a weighted SFT loss to the one on preferences."""
-    loss = given.get("pref_loss", given.get("loss_type", "sigmoid"))
-    return {"loss_type": [loss, "sft"], "loss_weights": [1.0, value]} if value else {}
-
-
-CONVERSIONS = {
-    "lora_target": names_of("lora_target_modules"),
-    "target_modules": names_of("lora_target_modules"),
-    "additional_target": names_of("modules_to_save"),
-    "evals_per_epoch": times_per_epoch("eval_strategy", "eval_steps"),
-    "saves_per_epoch": times_per_epoch("save_strategy", "save_steps"),
-    "pref_ftx": with_sft_loss,
-    "rpo_alpha": with_sft_loss,
-    "special_tokens": lambda value, _: {"pad_token": value["pad_token"]} if [*value] == ["pad_token"] else None,
-}
-"""Key -> a function of its value and of the whole config that returns settings of hfkit; None: the table's answer."""
-
-
-def leave_faulty(config_class: type, found: Translation) -> None:
-    """Move settings that the stage does not accept to `undecided`."""
-    problems: list[Problem] = []
-    check_fields(config_class, {key: one.value for key, one in found.settings.items()}, {}, problems, "")
-    for problem in problems:
-        ours = top_level_key(problem.key)
-        theirs = found.settings.pop(ours, Setting(None)).why or ours
-        found.undecided.append(replace(problem, key=problem.key.replace(ours, theirs, 1)))
+def without_advice(remedy: str) -> str:
+    """Return a remedy without the advice to remove the key, which the written config does not have."""
+    found = ADVICE.search(remedy)
+    rest = found and next((one for one in found.groups() if one), "")
+    return remedy[: found.start()] + (f"; {rest}" if rest else "") if found else remedy
 
 
 def translated_yaml(config: ForeignConfig, found: Translation) -> str:
@@ -191,7 +183,7 @@ def comment(text: str) -> str:
 
 def report_keys(config: ForeignConfig, found: Translation, file: Path) -> None:
     """Print what became of the keys, and the next command."""
-    implied = sum(one.why.startswith("default of ") for one in found.settings.values())
+    implied = sum(one.why.startswith(IMPLIED) for one in found.settings.values())
     say(f"{config.path}: {config.stage} in {config.tool}")
     say(f"keys translated: {len(found.settings) - implied}; defaults of {config.tool} written out: {implied}")
     for key, why in found.needless.items():

@@ -1,0 +1,91 @@
+"""Translates values of other tools that must be computed; `other_tools.yaml` has those that are fixed."""
+
+from collections.abc import Callable
+
+from hfkit.commands.init.foreign import ForeignConfig
+from hfkit.config.registry import STAGES
+
+ValueConversion = Callable[[object, ForeignConfig], dict | None]
+"""A function of a value and of the whole config; it returns settings of hfkit, {} if none is needed, or None if the
+table must answer."""
+
+
+def computed(key: str, value: object, config: ForeignConfig) -> dict | None:
+    """Return the settings for a value that must be computed; None for all others."""
+    try:
+        return CONVERSIONS[key](value, config) if key in CONVERSIONS else None
+    except (TypeError, ValueError, ArithmeticError):  # of another type than the tool expects
+        return None
+
+
+def split_names(given: object) -> list[str]:
+    """Return the names in a text with commas, or in a list."""
+    names = given if isinstance(given, list) else str(given or "").split(",")
+    return [str(name).strip() for name in names if str(name).strip()]
+
+
+def names_of(key: str) -> ValueConversion:
+    """Return a function that reads a text of names with commas as a list."""
+    return lambda value, _: {key: split_names(value)}
+
+
+def times_per_epoch(strategy: str, steps: str) -> ValueConversion:
+    """Return a function that translates a number of times per epoch: 1 is a strategy, others are a share of the run."""
+    return lambda value, config: (
+        {strategy: "epoch"}
+        if value == 1
+        else {strategy: "steps", steps: round(1 / (value * float(config.given.get("num_epochs", 1))), 4)}
+    )
+
+
+def with_sft_loss(value: object, config: ForeignConfig) -> dict:
+    """Return the settings that add a weighted SFT loss to the one on preferences."""
+    loss = config.given.get("pref_loss", config.given.get("loss_type", "sigmoid"))
+    return {"loss_type": [loss, "sft"], "loss_weights": [1.0, value]} if value else {}
+
+
+def packing_of_text(separate: str | None) -> ValueConversion:
+    """Return a function that translates whether plain texts are packed, which hfkit always does.
+
+    Args:
+        separate: the value of hfkit's `packing` for a tool whose packed texts do not attend to each other.
+    """
+
+    def convert(value: object, config: ForeignConfig) -> dict | None:
+        if STAGES[config.stage].form != "text" or not isinstance(value, bool):
+            return None
+        if separate is None:
+            return {} if value else None
+        return {"packing": separate} if value else {}
+
+    return convert
+
+
+def buffered_batches(value: int, config: ForeignConfig) -> dict:
+    """Return the settings of an update that collects the responses of several batches, with a step for each batch."""
+    passes = config.given.get("gradient_accumulation_steps", 1)
+    return {"num_mini_batches": value, "gradient_accumulation_steps": value * passes} if value > 1 else {}
+
+
+def dropout_of_pairs(_: object, config: ForeignConfig) -> dict | None:
+    """Return that dropout needs no setting where TRL's trainer, which all these tools use, turns it off."""
+    spec = STAGES[config.stage]
+    is_off = spec.form == "comparisons" and spec.holds_reference and config.given.get("disable_dropout", True)
+    return {} if is_off else None
+
+
+CONVERSIONS: dict[str, ValueConversion] = {
+    "lora_dropout": dropout_of_pairs,
+    "lora_target": names_of("lora_target_modules"),
+    "target_modules": names_of("lora_target_modules"),
+    "additional_target": names_of("modules_to_save"),
+    "evals_per_epoch": times_per_epoch("eval_strategy", "eval_steps"),
+    "saves_per_epoch": times_per_epoch("save_strategy", "save_steps"),
+    "pref_ftx": with_sft_loss,
+    "rpo_alpha": with_sft_loss,
+    "packing": packing_of_text(separate=None),
+    "sample_packing": packing_of_text(separate="documents"),
+    "ppo_buffer_size": buffered_batches,
+    "warmup_ratio": lambda _, config: {} if config.given.get("warmup_steps") else None,
+    "special_tokens": lambda value, _: {"pad_token": value["pad_token"]} if [*value] == ["pad_token"] else None,
+}
