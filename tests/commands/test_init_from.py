@@ -174,6 +174,89 @@ def test_the_stage_and_the_defaults_of_the_tool(settings, tmp_path, text, stage,
     assert read_foreign(str(tmp_path / "theirs.yaml"), None).stage == stage
 
 
+RECIPE = """
+model_name_or_path: my-model
+trust_remote_code: true
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+dataset: someone/rows
+template: qwen3_nothink
+cutoff_len: 2048
+max_samples: 1000
+preprocessing_num_workers: 16
+dataloader_num_workers: 4
+output_dir: saves/mine
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+overwrite_output_dir: true
+save_only_model: false
+report_to: none
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+resume_from_checkpoint: null
+"""
+"""The keys of LLaMA-Factory's recipes for LoRA."""
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "undecided"),
+    [
+        ("stage: sft", {"max_length": 2048, "lora_dropout": 0.0}, []),
+        ("stage: pt", {"block_size": 2048, "lora_dropout": 0.0}, []),
+        ("stage: rm", {"max_length": 2048, "lora_dropout": 0.0}, []),
+        ("stage: dpo\npref_beta: 0.1\npref_loss: sigmoid", {"beta": 0.1, "loss_type": ["sigmoid"]}, []),
+        (
+            "stage: ppo\nreward_model: rm\nmax_new_tokens: 512\ntop_k: 0\ntop_p: 0.9",
+            {"reward_model_path": "rm", "response_length": 512, "kl_coef": 0.2, "kl_target": 6.0},
+            ["top_p"],
+        ),
+        (
+            "stage: sft\nquantization_bit: 4\nquantization_method: bnb\ndouble_quantization: false",
+            {"load_in_4bit": True, "use_bnb_nested_quant": False},
+            ["quantization_method"],
+        ),
+    ],
+)
+def test_recipes_of_llamafactory(settings, tmp_path, text, wanted, undecided):
+    found = settings(f"{RECIPE}{text}\n")
+    config = load_config(STAGES[read_foreign(str(tmp_path / "theirs.yaml"), None).stage].config_class, values(found))
+    common = {"use_peft": True, "lora_r": 8, "learning_rate": 1e-4, "num_train_epochs": 3.0, "warmup_steps": 0.1}
+    assert {key: getattr(config, key) for key in common | wanted} == common | wanted
+    assert [(one.path, one.rows) for one in config.datasets] == [("someone/rows", 1000)]
+    assert [one.key for one in found.undecided] == undecided
+
+
+@pytest.mark.parametrize(
+    ("text", "stage", "wanted"),
+    [
+        (
+            "trl dpo --model_name_or_path m --dataset_name d --use-peft --learning_rate=2e-6",
+            "dpo",
+            {"use_peft": True, "learning_rate": 2e-6, "datasets": [{"path": "d"}]},
+        ),
+        (
+            "#!/bin/sh\nset -e\nX=0 llamafactory-cli train \\\n  --stage rm \\\n  --lora_target q,v # all",
+            "reward",
+            {"lora_target_modules": ["q", "v"], "lora_r": 8},
+        ),
+        ("torchrun src/train.py --do_train True --report_to a b", "sft", {"report_to": ["a", "b"]}),
+    ],
+)
+def test_a_command_saved_as_text(settings, tmp_path, text, stage, wanted):
+    found = values(settings(text))
+    assert {key: found.get(key) for key in wanted} == wanted
+    assert read_foreign(str(tmp_path / "theirs.yaml"), None).stage == stage
+
+
 @pytest.mark.parametrize("tool", ["LLaMA-Factory", "axolotl", "TRL"])
 @pytest.mark.parametrize("value", [True, 3, "x", ["x"], {"x": 1}])
 def test_every_key_is_translated_or_reported(tool, value):
@@ -238,6 +321,7 @@ def test_defaults_follow_what_the_config_sets(settings):
             [],
         ),
         ("sft", {"columns": {"messages": "conversations", "images": "images"}}, {}, ["columns.images"]),
+        ("sft", {"columns": ["a"], "tags": {"role_tag": 3}}, {}, ["columns", "tags.role_tag"]),
         ("sft", {"formatting": "sharegpt", "num_samples": 5, "folder": "de"}, {"rows": 5}, ["folder"]),
         ("rm", {"ranking": True, "formatting": "sharegpt", "tags": {"role_tag": "who"}}, {}, ["tags.role_tag"]),
     ],
@@ -295,6 +379,10 @@ def test_the_stage_runs(base_dir, data, tmp_path, monkeypatch, capsys):
         ("dataset_name: d", [], "--goal: missing -> a config of TRL does not show its stage"),
         ("dataset_name: d", ["--goal", "tokenizer"], "--goal: 'tokenizer' -> "),
         ("lora_rank: 8", ["--goal", "dpo"], "--goal: 'dpo' -> the file is for sft"),
+        ("trl kto --dataset_name d", [], "hfkit has no KTO"),
+        ("trl sft --config c.yaml", [], "--config: 'c.yaml' -> translate this file instead"),
+        ("llamafactory-cli train c.yaml", [], "--from: 'c.yaml' -> the command names this file"),
+        ("trl sft --dataset_name $DATA", [], "--dataset_name: '$DATA' -> variables of the shell are not read"),
         ("lora_rank: 8", ["--model", "m", "--seed", "1"], "--seed: 'with --from' -> "),
     ],
 )

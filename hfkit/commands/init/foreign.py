@@ -1,10 +1,14 @@
 """Reads a config of another tool: which tool it is for, and which stage of hfkit does the same."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from hfkit.commands.init.shell import ForeignCommand, find_command
 from hfkit.config.other_tools import table
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import MISSING, ConfigError, Problem
+from hfkit.core.files import read_text
+from hfkit.core.limits import MAX_YAML_BYTES
 from hfkit.core.yaml import read_yaml
 
 
@@ -32,7 +36,7 @@ class ForeignConfig:
 
 
 def read_foreign(path: str, goal: str | None) -> ForeignConfig:
-    """Return the config of another tool in a YAML or JSON file.
+    """Return the config of another tool in a YAML or JSON file, or in a file with its command.
 
     Args:
         goal: the stage, for files that do not show it.
@@ -42,6 +46,9 @@ def read_foreign(path: str, goal: str | None) -> ForeignConfig:
     """
     problems: list[Problem] = []
     content = read_yaml(path, problems)
+    if content is None and (command := command_in(path)):
+        named = command.verb if table()["tools"][command.tool]["stage_key"] is None else None
+        return ForeignConfig(command.tool, find_stage(command.tool, command.given, goal or named), command.given, path)
     if content is None or problems:
         raise ConfigError(problems, path)
     given = {str(key): value for key, value in content.items() if value is not None}
@@ -51,6 +58,14 @@ def read_foreign(path: str, goal: str | None) -> ForeignConfig:
         marks = "; ".join(f"{name}: {', '.join(tool['marks'])}" for name, tool in tools.items())
         raise ConfigError([Problem("--from", path, f"for none of these tools, by their keys ({marks})")])
     return ForeignConfig(tool, find_stage(tool, given, goal), given, path)
+
+
+def command_in(path: str) -> ForeignCommand | None:
+    """Return the command of another tool in a file; None if there is none, or the file cannot be read."""
+    try:
+        return find_command(read_text(Path(path), MAX_YAML_BYTES))
+    except (OSError, ValueError):
+        return None
 
 
 def find_tool(given: dict[str, object]) -> str | None:
@@ -68,7 +83,10 @@ def find_stage(tool: str, given: dict[str, object], goal: str | None) -> str:
     if known["stage_key"] is None:
         trained = [name for name, spec in STAGES.items() if spec.loop]
         if goal not in trained:
-            remedy = f"a config of {tool} does not show its stage: name it, one of {', '.join(trained)}"
+            remedy = (
+                table()["verbs"].get(goal or "")
+                or f"a config of {tool} does not show its stage: name it, one of {', '.join(trained)}"
+            )
             raise ConfigError([Problem("--goal", goal or MISSING, remedy)])
         return goal
     named = str(given.get(known["stage_key"], "sft"))

@@ -70,15 +70,21 @@ def llamafactory_sources(config: ForeignConfig) -> Sources:
     named = str(given.get("dataset_dir", "data"))
     folders = [Path(named), Path(config.path).parent / named]
     folder = next((one for one in folders if (one / "dataset_info.json").is_file()), folders[0])
-    info = read_json_mapping(folder / "dataset_info.json") or {}
+    file = folder / "dataset_info.json"
+    info = read_json_mapping(file)
+    if info is None and file.is_file():
+        found.undecided.append(Problem("dataset_dir", str(file), "not a JSON mapping of datasets: correct it"))
     for key, ours in (("dataset", "datasets"), ("eval_dataset", "eval_datasets")):
         if names := split_names(given.get(key)):
-            found.entries[ours] = [llamafactory_entry(name, key, info, folder, config.stage, found) for name in names]
+            found.entries[ours] = [
+                llamafactory_entry(name, key, info or {}, folder, config.stage, found) for name in names
+            ]
             found.read.add(key)
     found.read.add("dataset_dir")
     if isinstance(most := given.get("max_samples"), int):
         for entry in (entry for entries in found.entries.values() for entry in entries):
-            entry["rows"] = min(most, entry.get("rows", most))
+            rows = entry.get("rows", most)
+            entry["rows"] = min(most, rows) if isinstance(rows, int) else rows
         found.read.add("max_samples")
     weights = split_names(given.get("interleave_probs"))
     if weights and len(weights) == len(found.entries.get("datasets", [])):
@@ -96,25 +102,38 @@ def llamafactory_entry(name: str, key: str, info: dict, folder: Path, stage: str
             remedy = f"not in {folder / 'dataset_info.json'}: write its file or Hub id as path"
             found.undecided.append(Problem(key, name, remedy))
         return {"path": name}
+    where = f"dataset_info.json: {name}"
+    described = described | {
+        one: text_values(described.get(one), f"{where}.{one}", found) for one in ("columns", "tags")
+    }
     hub_id, file = described.get("hf_hub_url"), described.get("file_name")
     if not hub_id and not file:
         remedy = "it has neither file_name nor hf_hub_url: write its file or Hub id as path"
         found.undecided.append(Problem(f"dataset_info.json: {name}", [*described], remedy))
-    entry = {"path": str(folder / file) if file and not hub_id else str(hub_id or name)}
+    entry = {"path": str(folder / str(file)) if file and not hub_id else str(hub_id or name)}
     for theirs, ours in (("subset", "name"), ("split", "split"), ("num_samples", "rows")):
         if described.get(theirs) is not None and (theirs, described[theirs]) != ("split", "train"):
             entry[ours] = described[theirs]
-    where = f"dataset_info.json: {name}"
     is_text = STAGES[stage].form == "text"
     names = {"prompt": "text"} if is_text else LLAMAFACTORY_COLUMNS
-    entry |= mapped(described.get("columns") or {}, names, f"{where}.columns", found)
+    entry |= mapped(described["columns"], names, f"{where}.columns", found)
     unread = [one for one in described if one not in READ_OF_INFO and described[one] is not None]
     found.undecided += [Problem(f"{where}.{one}", described[one], UNREAD) for one in unread]
-    for tag, value in (described.get("tags") or {}).items():
+    for tag, value in described["tags"].items():
         if value not in TAGS.get(tag, ()):
             remedy = "hfkit reads role and content, or from and value: rename it in the data"
             found.undecided.append(Problem(f"dataset_info.json: {name}.tags.{tag}", value, remedy))
     return entry
+
+
+def text_values(given: object, where: str, found: Sources) -> dict[str, str]:
+    """Return the texts in a mapping; anything else is left to the user."""
+    items = given if isinstance(given, dict) else {}
+    if given is not None and not isinstance(given, dict):
+        found.undecided.append(Problem(where, given, "expected a mapping"))
+    wrong = {one: value for one, value in items.items() if value is not None and not isinstance(value, str)}
+    found.undecided += [Problem(f"{where}.{one}", value, "expected text") for one, value in wrong.items()]
+    return {one: value for one, value in items.items() if isinstance(value, str)}
 
 
 def mapped(columns: dict, names: dict[str, str], where: str, found: Sources) -> dict:
