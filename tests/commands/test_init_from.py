@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from quick import mostly_slow
 
 from hfkit.cli import main
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
@@ -174,11 +175,9 @@ def test_the_stage_and_the_defaults_of_the_tool(settings, tmp_path, text, stage,
 
 
 @pytest.mark.parametrize("tool", ["LLaMA-Factory", "axolotl", "TRL"])
-@pytest.mark.parametrize("value", [True, 3, "x", ["x"], {"x": 1}])
+@pytest.mark.parametrize("value", mostly_slow([True, 3, "x", ["x"], {"x": 1}], ["x"]))
 def test_every_key_is_translated_or_reported(tool, value):
-    for stage, spec in STAGES.items():
-        if not spec.loop:
-            continue
+    for stage in ("sft", "ppo", "grpo"):
         for key in {*table()["keys"]} - {"stage", "rl"}:
             config = ForeignConfig(tool, stage, {key: value}, "theirs.yaml")
             found = translate_config(config)
