@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from quick import mostly_slow
 
 from hfkit.cli import main
 from hfkit.commands.init.acceptance import setting_problems
@@ -258,7 +259,7 @@ def test_a_command_saved_as_text(settings, tmp_path, text, stage, wanted):
 
 
 @pytest.mark.parametrize("tool", ["LLaMA-Factory", "axolotl", "TRL"])
-@pytest.mark.parametrize("value", [True, 3, "x", ["x"], {"x": 1}])
+@pytest.mark.parametrize("value", mostly_slow([True, 3, "x", ["x"], {"x": 1}], ["x"]))
 def test_every_key_is_translated_or_reported(tool, value):
     stages = [stage for stage, spec in STAGES.items() if spec.loop]
     for index, key in enumerate(sorted({*table()["keys"]} - {"stage", "rl"})):

@@ -189,6 +189,7 @@ def test_other_rows_in_the_file_of_the_prompts_are_refused_before_anything_is_wr
     assert files_in(root) == kept
 
 
+@pytest.mark.slow
 def test_a_judge_whose_weights_changed_judges_no_round_again(tmp_path, data, sft_dir, reward_dir):
     judge = tmp_path / "judge"
     shutil.copytree(reward_dir, judge)
@@ -251,6 +252,7 @@ def test_rounds_run_whichever_stage_samples_responses(tmp_path, data, sft_dir):
     assert starts == [str(sft_dir), str(root / "round_1" / "reward")]
 
 
+@pytest.mark.slow
 def test_a_third_round_continues_two(done):
     path, root = done
     before = modification_times(root)

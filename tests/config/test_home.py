@@ -73,7 +73,7 @@ def test_in_the_arguments_of_every_verb(home, verb):
     for name, options in positional.items():
         assert given[name] == ([str(home / name)] if options.get("nargs") == "+" else str(home / name))
     for name, options in texts:
-        key = name.removeprefix("--")
+        key = options.get("dest", name.removeprefix("--"))
         value = f"~/{name}" if key in TEXT_ARGUMENTS else str(home / name)
         assert given[key] == ([value] if "nargs" in options else value)
 

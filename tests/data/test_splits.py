@@ -1,6 +1,7 @@
 """The statistics of a split: tokens of its rows, filled budgets, and rows that are left out."""
 
 import pytest
+from quick import mostly_slow
 
 from hfkit.commands.data.survey import surveys_of
 from hfkit.config.fields import DatasetEntry
@@ -121,7 +122,7 @@ def test_a_card_that_leaves_nothing_is_refused(kept_card, tokenizer, stream, col
 @pytest.mark.parametrize(
     "rare", [{"tools": '[{"name": "f"}]'}, {"messages": [{"role": "user", "content": "Hi?", "name": "Z"}]}]
 )
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", mostly_slow(range(3), [0]))
 def test_a_column_that_one_row_in_thousands_has_is_streamed(rows_file, rare, seed):
     rows = [{"messages": [{"role": "user", "content": f"Who is {n}?"}], "tools": None} for n in range(3000)]
     entry = rows_file([*rows, rows[0] | rare])[0] | {"streaming": True, "rows": 3001}

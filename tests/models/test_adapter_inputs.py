@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from quick import mostly_slow
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -123,7 +124,7 @@ def test_the_block_leaves_nothing_behind():
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo", "grpo"])
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", mostly_slow([False, True], [True]))
 def test_stages_train_in_16_bits_so(stage, recompute, run_stage, sft_dir, reward_dir, tmp_path):
     seen = Counter()
 

@@ -48,7 +48,7 @@ def model_of(tokenizer, tmp_path):
 
 
 @made
-@pytest.mark.parametrize("model_type", mostly_slow(MODELS, ["granite"]))
+@pytest.mark.parametrize("model_type", mostly_slow(MODELS, []))
 def test_a_reward_model_goes_through_the_chain(model_type, model_of, run_stage, tmp_path):
     base = model_of(model_type, **MODELS[model_type])
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=base, learning_rate=1e-2)

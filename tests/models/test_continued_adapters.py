@@ -5,6 +5,7 @@ import torch
 from merging import edit
 from model_outputs import last_hidden, logits
 from peft import LoraConfig, PeftModel, get_peft_model
+from quick import slow
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -169,7 +170,7 @@ def test_a_continued_head_is_trained(shape, adapter, run_stage, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "more"), [("sft", {}), ("sft", {"loss_type": "dft"}), ("reward", {}), ("ppo", FUNCTIONS)]
+    ("stage", "more"), [("sft", {}), slow("sft", {"loss_type": "dft"}), ("reward", {}), ("ppo", FUNCTIONS)]
 )
 def test_lora_on_the_head_works_in_every_stage_and_merges(stage, more, base, config_of, run_stage, tmp_path):
     lora = {"model_name_or_path": base, "lora_target_modules": [*ATTENTION, "lm_head"], "learning_rate": 1e-2}

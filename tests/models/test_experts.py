@@ -43,7 +43,7 @@ def mixture(tokenizer, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("model_type", mostly_slow(["qwen3_moe", "gpt_oss"], ["qwen3_moe"]))
+@pytest.mark.parametrize("model_type", mostly_slow(["qwen3_moe", "gpt_oss"], []))
 def test_lora_on_experts_goes_through_the_chain(model_type, mixture, run_stage, tmp_path, capsys):
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), learning_rate=1e-2)
     says = (
@@ -85,6 +85,7 @@ def test_the_record_has_the_dropout_that_experts_were_trained_with(mixture, run_
     assert LoraConfig.from_pretrained(folder).lora_dropout == 0
 
 
+@pytest.mark.slow
 def test_target_parameters_of_gpt_oss_go_through_the_chain(mixture, run_stage, tmp_path):
     base = mixture("gpt_oss")
     shape = {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}

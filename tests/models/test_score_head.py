@@ -44,7 +44,7 @@ def stepped():
     hook.remove()
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", mostly_slow(["pretrain", "sft", "reward", "ppo"], ["reward", "ppo"]))
 def test_what_lora_trains_is_in_float32(stage, base, stepped, run_stage, base_dir, tmp_path):
     again = {"pretrain": {"model_name_or_path": str(base_dir), "model_config": {}, "use_peft": True}}
     run_stage(stage, tmp_path / "run", **base, **again.get(stage, {}))

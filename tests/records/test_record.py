@@ -78,6 +78,7 @@ def test_a_hub_model_in_the_lineage_has_its_revision():
     assert (parent["path"], parent["revision"], parent["weights_sha256"]) == ("someone/a-model", "v1", None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux tells a process's own peak")
 def test_the_peak_is_not_that_of_the_process_before():
     child = "from hfkit.records.environment import peak_memory_bytes; print(peak_memory_bytes())"

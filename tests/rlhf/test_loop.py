@@ -119,7 +119,7 @@ def test_the_last_evaluation_is_what_the_record_says_of_the_policy(run):
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, **HELD_OUT}
 
 
-@pytest.mark.parametrize(("metric", "best"), [("eval_reward", max), ("eval_kl", min)])
+@pytest.mark.parametrize(("metric", "best"), [("eval_reward", max), slow("eval_kl", min)])
 def test_the_run_ends_with_the_best_checkpoint(run, metric, best):
     settings = {"load_best_model_at_end": True, "metric_for_best_model": metric, "save_total_limit": 1}
     folder = run(max_steps=5, learning_rate=5e-3, **EVALUATED, **settings)
@@ -131,7 +131,7 @@ def test_the_run_ends_with_the_best_checkpoint(run, metric, best):
     assert not same(policy_of(folder), policy_of(folder / "checkpoint-5"))
 
 
-@pytest.mark.parametrize("load_best", [False, True])
+@pytest.mark.parametrize("load_best", [slow(False), True])
 def test_early_stopping_stops_when_patience_is_at_an_end(run, load_best):
     folder = run(
         max_steps=9, learning_rate=0.0, early_stopping_patience=2, load_best_model_at_end=load_best, **EVALUATED
@@ -150,7 +150,7 @@ def test_samples_of_the_rollouts_are_written_as_often_as_asked(run):
     assert sum(scores) / 4 == pytest.approx(rows_with(folder, "objective/scores")[1]["objective/scores"], abs=1e-3)
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k3"])
+@pytest.mark.parametrize("estimator", ["k1", slow("k3")])
 def test_the_kl_of_the_logged_replies_is_what_the_update_was_penalized_with(run, estimator):
     folder = run(max_steps=4, sample_steps=4, learning_rate=1e-2, kl_estimator=estimator)
     kl = [json.loads(line)["kl"] for line in (folder / "rollouts.jsonl").read_text().splitlines()]

@@ -90,6 +90,7 @@ def test_pain_08_three_updates_and_three_are_six(run_stage, whole, tmp_path, nam
         assert_same_values(*((one / "rollouts.jsonl").read_text().splitlines() for one in (folder, done)))
 
 
+@pytest.mark.slow
 def test_a_run_that_has_moved_keeps_its_best_checkpoint(run_stage, tmp_path):
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "test_split_size": 2}
     changes = {"max_steps": 3, "save_steps": 1, "save_total_limit": 1, "learning_rate": 0.0, **best}

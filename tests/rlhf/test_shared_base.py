@@ -111,6 +111,7 @@ def test_pain_05_at_learning_rate_0_the_ratio_is_1_and_the_kl_0(config, noise):
     assert [row["val/ratio"] for row in rows] == pytest.approx([1.0] * len(rows), abs=noise / 10)
 
 
+@pytest.mark.slow
 def test_checkpointing_and_bf16_reach_the_shared_base(config):
     rows = updates(hfkit.ppo(config(gradient_checkpointing=True, bf16=True)))
     assert all(math.isfinite(value) for row in rows for value in row.values())

@@ -108,6 +108,7 @@ def test_vllm_in_the_process_of_the_run_does_what_a_server_does(
     vllm.LLM.made.clear()
 
 
+@pytest.mark.slow
 def test_evaluations_change_no_weight(run_stage, vllm_double, tmp_path):
     changes = {**STEPS, "max_steps": 2, "rollout_engine": "vllm", "bf16": True, "test_split_size": 2}
     plain = run_stage("ppo", tmp_path / "plain", **changes)

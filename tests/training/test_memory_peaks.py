@@ -18,7 +18,6 @@ QUICK_PEAKS = [
     ("reward", LORA),
     ("dpo", LORA),
     ("ppo", {**LORA, **FUNCTIONS}),
-    ("grpo", {**LORA, "load_in_4bit": True, "bf16": True, "response_length": 80}),
 ]
 
 
@@ -43,6 +42,7 @@ SLOW_PEAKS = [
     ("ppo", {**LORA, "gradient_checkpointing": True, **ONE_BY_ONE}),
     ("ppo", FUNCTIONS),
     ("grpo", LORA),
+    ("grpo", {**LORA, "load_in_4bit": True, "bf16": True, "response_length": 80}),
     ("rloo", {"response_length": 80}),
     ("rloo", {**LORA, "gradient_checkpointing": True, **FUNCTIONS}),
 ]

@@ -10,8 +10,8 @@ from hfkit.core.names import folder_name_fault
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 from hfkit.data.template_source import template_fault
 
-SHELL_VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*")
-"""An environment variable as shells write it, `$NAME` or `${NAME}`."""
+SHELL_VARIABLE = re.compile(r"\$\{[A-Za-z_]\w*\}|(^|/)\$[A-Za-z_]\w*")
+"""An environment variable as shells write it: `${NAME}`, or `$NAME` where a part of a path begins."""
 
 
 def folder_problems(config) -> list[Problem]:
