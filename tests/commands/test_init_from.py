@@ -306,6 +306,9 @@ def test_defaults_follow_what_the_config_sets(settings):
     assert [one.key for one in of_peft] == ["lora_target_modules", "model_name_or_path"]
     buffered = values(settings("stage: ppo\ngradient_accumulation_steps: 2\nppo_buffer_size: 4"))
     assert (buffered["gradient_accumulation_steps"], buffered["num_mini_batches"]) == (8, 4)
+    tokens = settings("base_model: x\nspecial_tokens: {pad_token: a, eos_token: b}\nchat_template: tokenizer_default")
+    assert values(tokens)["pad_token"] == "a" and tokens.undecided[0].value == {"eos_token": "b"}
+    assert {*tokens.needless} == {"chat_template"}
     packed = values(settings("base_model: x\npretraining_dataset: d\nsample_packing: true"))
     assert packed["packing"] == "documents"
 

@@ -24,6 +24,16 @@ def split_names(given: object) -> list[str]:
     return [str(name).strip() for name in names if str(name).strip()]
 
 
+def split_items(given: dict[str, object]) -> list[tuple[str, object]]:
+    """Return keys and values; the token to pad with, which hfkit takes, is split from other special tokens."""
+    items, tokens = dict(given), given.get("special_tokens")
+    if not isinstance(tokens, dict) or len(tokens) < 2 or "pad_token" not in tokens:
+        return [*items.items()]
+    items["special_tokens"] = {"pad_token": tokens["pad_token"]}
+    others = {name: token for name, token in tokens.items() if name != "pad_token"}
+    return [*items.items(), ("special_tokens", others)]
+
+
 def names_of(key: str) -> ValueConversion:
     """Return a function that reads a text of names with commas as a list."""
     return lambda value, _: {key: split_names(value)}
@@ -86,6 +96,7 @@ CONVERSIONS: dict[str, ValueConversion] = {
     "packing": packing_of_text(separate=None),
     "sample_packing": packing_of_text(separate="documents"),
     "ppo_buffer_size": buffered_batches,
+    "chat_template": lambda value, _: {} if value == "tokenizer_default" else None,
     "warmup_ratio": lambda _, config: {} if config.given.get("warmup_steps") else None,
     "special_tokens": lambda value, _: {"pad_token": value["pad_token"]} if [*value] == ["pad_token"] else None,
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hfkit.commands.init.acceptance import IMPLIED, refuse_settings
-from hfkit.commands.init.conversions import computed
+from hfkit.commands.init.conversions import computed, split_items
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
 from hfkit.commands.init.foreign_data import SOURCES
 from hfkit.commands.init.settings import Setting, StageSettings
@@ -66,7 +66,7 @@ def translate_config(config: ForeignConfig) -> Translation:
     found = Translation()
     sources = SOURCES[config.tool](config)
     found.undecided += sources.undecided
-    for key, value in sorted(config.given.items(), key=lambda item: bool(table_line(item[0]).get("same"))):
+    for key, value in sorted(split_items(config.given), key=lambda item: bool(table_line(item[0]).get("same"))):
         if key not in sources.read and key not in stage_keys(config):
             translate_key(key, value, config, found)
     entries = {key: Setting(value) for key, value in sources.entries.items() if value}
