@@ -223,7 +223,7 @@ resume_from_checkpoint: null
         (
             "stage: sft\nquantization_bit: 4\nquantization_method: bnb\ndouble_quantization: false",
             {"load_in_4bit": True, "use_bnb_nested_quant": False},
-            ["quantization_method"],
+            [],
         ),
     ],
 )
