@@ -119,9 +119,11 @@ def folder_state(path: str) -> Hashable:
     """Return a key to cache by what the files in a folder determine; for anything else, a new key each time."""
     if not os.path.isdir(path):
         return object()
-    states = [(file.name, file.stat()) for file in os.scandir(path)]
-    files = sorted((name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states)
-    return os.path.realpath(path), *files
+    states: list[Hashable] = [os.path.realpath(path)]
+    for file in sorted(os.scandir(path), key=lambda file: file.name):
+        state = file.stat(follow_symlinks=os.path.exists(file.path))  # that of a broken link itself
+        states += [file.name, state.st_size, state.st_mtime_ns, state.st_ino]
+    return tuple(states)
 
 
 def require_free_folder(out: Path) -> None:

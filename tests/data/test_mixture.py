@@ -50,6 +50,7 @@ def names_of(rows, tokenizer) -> list[str]:
     return [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]]
 
 
+@pytest.mark.slow
 def test_three_weighted_sources_one_of_them_a_stream_have_their_shares(sources, tokenizer):
     rows, stats = mixed(sources(5200, 3250, 2250), tokenizer)
     names = [name.split()[0] for name in names_of(rows.select(range(10_000)), tokenizer)]

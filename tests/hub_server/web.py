@@ -68,19 +68,25 @@ def handler_of(hub, routes) -> type[BaseHTTPRequestHandler]:
 
         def serve(self):
             split = urlsplit(self.path)
-            self.received, self.user, self.status = 0, None, None
-            phase, function, groups = route(routes, self.command, split.path)
+            self.received, self.user, self.status, self.is_logged = 0, None, None, False
+            self.phase, function, groups = route(routes, self.command, split.path)
             try:
-                self.strike(phase, lambda: self.answer(function, groups, split))
+                self.strike(self.phase, lambda: self.answer(function, groups, split))
             except Dropped:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
             finally:
-                hub.log.append(Request(phase, self.command, self.path, self.user, self.received, self.status))
+                self.log()
 
         do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
+
+        def log(self) -> None:
+            """Log the request once: before its answer, so that who has the answer finds it in the log."""
+            if not self.is_logged:
+                self.is_logged = True
+                hub.log.append(Request(self.phase, self.command, self.path, self.user, self.received, self.status))
 
         def strike(self, phase: str, answer) -> None:
             fault = hub.faults.of(phase)
@@ -142,6 +148,7 @@ def handler_of(hub, routes) -> type[BaseHTTPRequestHandler]:
             headers = {"Content-Length": str(len(content)), "X-Request-Id": "of-a-test"}
             headers |= {"Content-Type": "application/json"} if is_json else {}
             self.status = answer.status
+            self.log()
             self.send_response(answer.status)
             for name, value in (headers | (answer.headers or {})).items():
                 self.send_header(name, value)

@@ -61,6 +61,12 @@ def test_files_that_change_are_checked_again(sft_dir, base_dir, copy, config_of,
         weights.write_bytes(whole)
 
 
+def test_a_broken_link_in_the_folder_is_ignored(sft_dir, copy, config_of, tmp_path):
+    folder = copy(sft_dir)
+    (folder / "notes.txt").symlink_to("nothing")
+    config_of("sft", tmp_path / "out", model_name_or_path=str(folder), lora_r=None)
+
+
 def test_an_embedding_that_was_trained_without_saying_so(sft_dir, base_dir, copy, config_of, tmp_path, no_weights):
     folder, name = copy(sft_dir), "model.embed_tokens.weight"
     embedding = load_file(base_dir / "model.safetensors")[name] + 1

@@ -51,6 +51,7 @@ def asked(world: World, messages: list[dict]) -> set[tuple]:
     return found
 
 
+@pytest.mark.slow
 def test_same_seed_writes_the_same_bytes_and_another_seed_another_world(folder: Path, tmp_path: Path) -> None:
     write_world(tmp_path / "again", seed=0)
     for name in COLUMNS:

@@ -35,7 +35,7 @@ def whole(run_stage, tmp_path_factory):
 @pytest.mark.parametrize(
     ("moment", "saved"),
     [
-        ("rollout", 1),
+        pytest.param("rollout", 1, marks=pytest.mark.slow),
         ("update", 2),
         pytest.param("evaluation", 2, marks=pytest.mark.slow),
         pytest.param("scoring", 1, marks=pytest.mark.slow),
