@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from hfkit.core.errors import ConfigError, Problem
 
 ROUTER_KEY = "router_aux_loss_coef"
+ROUTED = ("experts", "router_gate")
+"""Names of the modules to which a router sends tokens; Doge's experts are no modules, so its router itself."""
 
 
 def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
@@ -66,6 +68,10 @@ def has_adapted_head(model: PreTrainedModel) -> bool:
 
 
 def has_router_loss(model: PreTrainedModel) -> bool:
-    """Return whether the forward pass of a mixture of experts computes a loss of its router."""
+    """Return whether the forward pass of a model computes a loss of its routers.
+
+    A model of an architecture with experts may have none, for example Granite 4.0 Micro.
+    """
     module = sys.modules[type(model).__module__]
-    return hasattr(model.config.get_text_config(), ROUTER_KEY) and hasattr(module, "load_balancing_loss_func")
+    computes = hasattr(model.config.get_text_config(), ROUTER_KEY) and hasattr(module, "load_balancing_loss_func")
+    return computes and any(name.rpartition(".")[2] in ROUTED for name, _ in model.named_modules())

@@ -20,6 +20,7 @@ from hfkit.models.adapters import record_base
 from hfkit.models.generation import stop_ids
 from hfkit.models.loading import without_expert_dropout
 from hfkit.models.saving import save_model
+from hfkit.models.sft_loss import router_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.rlhf.forward import Model
@@ -108,7 +109,7 @@ def train_in_groups(config: GRPOConfig | RLOOConfig, stage: str, trainer_class: 
                 model=loaded.policy,
                 ref_model=loaded.reference,
                 scorer=scorer,
-                args=trainer_arguments(config),
+                args=trainer_arguments(config, **router_arguments(loaded.policy, config)),
                 train_dataset=prompts.train,
                 eval_dataset=prompts.test,
                 processing_class=left_padded(tokenizer),

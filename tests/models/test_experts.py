@@ -1,5 +1,7 @@
 """Mixtures of experts: LoRA on experts in all stages, and the router loss of SFT."""
 
+from itertools import product
+
 import pytest
 import torch
 import transformers
@@ -21,7 +23,11 @@ MODELS = {
     "gpt_oss": {**EXPERTS, "head_dim": 16},
     "glm4_moe": {**EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "head_dim": 16},
     "granitemoe": EXPERTS,
+    # dense models of architectures that have mixtures too
+    "granitemoehybrid": {"layer_types": ["attention", "attention"], "num_local_experts": 0, "mamba_n_heads": 4},
+    "doge": {"is_moe": False},
 }
+WITHOUT_ROUTER_LOSS = ("glm4_moe", "granitemoehybrid", "doge")
 if Version(transformers.__version__) < Version("5.23"):
     del MODELS["granitemoe"]  # 5.17 does not return its router logits
 
@@ -62,21 +68,37 @@ def test_lora_on_experts_goes_through_the_chain(model_type, mixture, run_stage, 
     assert torch.allclose(logits_at(merge(str(ppo), tmp_path / "merged", "float32")), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("use_peft", [True, None])
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize(
+    ("model_type", "use_peft"),
+    mostly_slow(
+        product(MODELS, (True, None)),
+        [("qwen3_moe", True), ("gpt_oss", None), ("glm4_moe", True), ("granitemoe", None), ("granitemoehybrid", True)],
+    ),
+)
 def test_sft_trains_with_the_router_loss_that_a_model_has(model_type, use_peft, mixture, run_stage, tmp_path):
     changes = {"lora_target_modules": ["q_proj"]} if use_peft else {"lora_r": None}
     folder = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), use_peft=use_peft, **changes)
     lines = (folder / "metrics.jsonl").read_text()
-    assert ("aux_loss" in lines) == (model_type != "glm4_moe")
+    assert ("aux_loss" in lines) == (model_type not in WITHOUT_ROUTER_LOSS)
     assert read_record(folder)["status"] == "done"
 
 
-def test_a_router_loss_that_a_model_lacks_is_refused_before_loading(mixture, base_dir, config_of, tmp_path):
+@pytest.mark.parametrize("stage", mostly_slow(["dpo", "grpo", "rloo"], ["dpo", "grpo"]))
+def test_other_stages_train_a_dense_model_of_an_architecture_with_mixtures(
+    stage, mixture, reward_dir, run_stage, tmp_path
+):
+    folder = run_stage(stage, tmp_path / stage, model_name_or_path=mixture("granitemoehybrid"), max_steps=1)
+    assert read_record(folder)["status"] == "done"
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo", "rloo"])
+def test_a_router_loss_that_a_model_lacks_is_refused_before_loading(
+    stage, mixture, base_dir, config_of, tmp_path, reward_dir
+):
     for path, name in ((mixture("glm4_moe"), "Glm4Moe"), (str(base_dir), "Llama")):
         settings = {"model_name_or_path": path, "router_aux_loss_coef": 0.01}
         with pytest.raises(ConfigError, match=f"router_aux_loss_coef: 0.01 -> {name}ForCausalLM has no router loss"):
-            config_of("sft", tmp_path / "sft", **settings)
+            config_of(stage, tmp_path / stage, **settings)
 
 
 def test_the_record_has_the_dropout_that_experts_were_trained_with(mixture, run_stage, tmp_path):

@@ -17,7 +17,7 @@ from hfkit.models.classifiers import has_classifier
 from hfkit.models.fitting import adapter_on_meta, model_on_meta, require_fitting
 from hfkit.models.loading import cached_config
 from hfkit.models.saving import require_generation_config
-from hfkit.models.sft_loss import loss_arguments
+from hfkit.models.sft_loss import loss_arguments, router_arguments
 from hfkit.models.stored_weights import require_stored
 from hfkit.records.source import Source
 from hfkit.stages.checks.architecture import MODEL_KEYS
@@ -48,9 +48,13 @@ def checkpoint_problems(config) -> list[Problem]:
             require_fitting(source, task_type)
         if os.path.isdir(source.base):  # files on the Hub are fetched when the model is loaded
             require_stored(source.base, source.base_revision, HEADS[task_type], config.allow_pickle)
-        if isinstance(config, SFTConfig):
-            loss_arguments(model, config)
-        elif has_lora_on_head(model) and ignores_adapted_head(config.trainer_config_class()):
+        check_loss = loss_arguments if isinstance(config, SFTConfig) else router_arguments
+        check_loss(model, config)
+        if (
+            not isinstance(config, SFTConfig)
+            and has_lora_on_head(model)
+            and ignores_adapted_head(config.trainer_config_class())
+        ):
             why = f"TRL {version('trl')} does not train LoRA on the output head in this stage"
             remedy = f"{why}: use an adapter without it, or install trl 1.12"
             return [Problem(key, getattr(config, key), remedy, keys=keys)]
