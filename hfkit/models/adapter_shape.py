@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hfkit.config.fields import ALL_LINEAR, DEFAULT_LORA_RANK
 from hfkit.core.compat_sharding import whole_models
 from hfkit.models.classifiers import provide_classifier
+from hfkit.models.direct_weights import direct_weights, is_target
 from hfkit.records.source import Source
 
 HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
@@ -48,12 +49,13 @@ def fit_to_model(shape: LoraConfig, model: PreTrainedModel) -> LoraConfig:
     """Return the configuration adjusted to a model.
 
     An adapter of a language model may have trained its head in full, which a classifier lacks. LoRA on the experts of
-    a mixture has no dropout.
+    a mixture has no dropout. `direct_weights` get none.
 
     Raises:
-        ValueError: the adapter matches no module, or one that PEFT cannot adapt.
+        ValueError: the adapter matches no module, one that PEFT cannot adapt, or one of `direct_weights`.
     """
     shape = copy.deepcopy(shape)
+    exclude_direct_weights(shape, model)
     if shape.modules_to_save:
         modules = [name for name, _ in model.named_modules()]
         shape.modules_to_save = [one for one in shape.modules_to_save if any(name.endswith(one) for name in modules)]
@@ -64,6 +66,25 @@ def fit_to_model(shape: LoraConfig, model: PreTrainedModel) -> LoraConfig:
         if made.peft_config["default"].target_parameters:
             shape.lora_dropout = 0.0
     return shape
+
+
+def exclude_direct_weights(shape: LoraConfig, model: PreTrainedModel) -> None:
+    """Exclude a model's `direct_weights` from "all linear layers".
+
+    Raises:
+        ValueError: other `target_modules` match one of them.
+    """
+    direct, targets = direct_weights(model.config), shape.target_modules or []
+    if not direct:
+        return
+    if targets == ALL_LINEAR:
+        shape.exclude_modules = [*direct]
+        return
+    for name, _ in model.named_modules():
+        excluded = is_target(name, shape.exclude_modules or [])
+        if is_target(name, direct) and is_target(name, targets) and not excluded:
+            found = name.rpartition(".")[2]
+            raise ValueError(f"LoRA on {found} has no effect in {model.config.model_type}, or a wrong one")
 
 
 def on_meta(config: PreTrainedConfig, head: type, dtype: torch.dtype | None = None) -> PreTrainedModel:

@@ -3,7 +3,6 @@
 An adapter is refused, before any weights are loaded, if a copy of it would compute something else.
 """
 
-import re
 from dataclasses import fields
 
 import peft
@@ -12,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hfkit.core.errors import HfkitError
 from hfkit.models.adapter_shape import SHAPE, get_on_meta, on_meta
+from hfkit.models.direct_weights import is_target
 from hfkit.records.source import Source
 
 COPIED = (*SHAPE, "r", "lora_alpha", "use_rslora", "modules_to_save")
@@ -102,12 +102,10 @@ def unmatched(model: PreTrainedModel, targets: list[str] | str) -> list[str]:
         re.error: `targets` is a string but not a regular expression.
     """
     names = [name for name, _ in model.named_modules() if name]
-    if isinstance(targets, str):
-        left = [] if any(map(re.compile(targets).fullmatch, names)) else [targets]
-    else:
-        left = [one for one in targets if not any(name == one or name.endswith(f".{one}") for name in names)]
+    patterns = {targets: targets} if isinstance(targets, str) else {one: [one] for one in targets}
+    left = [one for one, pattern in patterns.items() if not any(is_target(name, pattern) for name in names)]
     is_mixture = any(parameter.ndim == 3 for parameter in model.parameters())
-    return [one for one in left if not (is_mixture and is_known(model.config, [one] if one != targets else one))]
+    return [one for one in left if not (is_mixture and is_known(model.config, patterns[one]))]
 
 
 def is_known(config: PreTrainedConfig, targets: list[str] | str) -> bool:

@@ -57,11 +57,17 @@ def require_reward_adapter(source: Source) -> None:
 
 
 def record_base(model) -> dict:
-    """Return the entry of a model's base in a run's record: {"base": its identity}; {} for a full model."""
+    """Return the entries of a model's base in a run's record; {} for a full model.
+
+    These are its identity, `base`, and the layers that its quantization skips besides the default ones,
+    `unquantized_modules`.
+    """
     if not isinstance(model, PeftModel):
         return {}
     config = model.peft_config["default"]
-    return {"base": base_identity(config.base_model_name_or_path, config.revision or "main")}
+    skipped = getattr(getattr(model.config, "quantization_config", None), "llm_int8_skip_modules", None)
+    unquantized = {"unquantized_modules": skipped} if skipped else {}
+    return {"base": base_identity(config.base_model_name_or_path, config.revision or "main"), **unquantized}
 
 
 def load_adapter(model: PreTrainedModel | PeftModel, source: Source, to_merge: bool = False, **options) -> PeftModel:

@@ -35,7 +35,7 @@ from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adap
 from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.model_config import read_config
 from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, frozen_dtype, train_in_float32
-from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
+from hfkit.models.quantization import fit_quantization, prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.reward_sources import reward_source
 from hfkit.models.saving import repair_generation_config, require_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
@@ -91,7 +91,7 @@ def load_base(
             model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 attn_implementation=attn_implementation,
-                quantization_config=quantization,
+                quantization_config=fit_quantization(quantization, cached_config(path, revision)),
                 **options,
             )
     except Exception as error:  # libraries raise many types for a broken folder

@@ -1,11 +1,14 @@
 """Configures quantization with bitsandbytes of a frozen base in 4 or 8 bits, and fixes its layers."""
 
+import copy
+
 import torch
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from hfkit.core.compat import keep_unpacked, scales_of_8bit
 from hfkit.core.device import has_bf16
 from hfkit.core.errors import HfkitError, reason
+from hfkit.models.direct_weights import direct_weights
 from hfkit.records.record import record_of
 
 
@@ -38,6 +41,16 @@ def quantization_of(settings: dict) -> BitsAndBytesConfig | None:
         bnb_4bit_use_double_quant=settings["use_bnb_nested_quant"],
         bnb_4bit_compute_dtype=torch.bfloat16 if has_bf16() else torch.float32,
     )
+
+
+def fit_quantization(settings: BitsAndBytesConfig | None, config: PreTrainedConfig) -> BitsAndBytesConfig | None:
+    """Return quantization settings adjusted to a model, whose `direct_weights` stay whole, as its output head does."""
+    direct = direct_weights(config)
+    if settings is None or not direct:
+        return settings
+    settings = copy.deepcopy(settings)
+    settings.llm_int8_skip_modules = [*direct, "lm_head", "score"]  # this list replaces Transformers' own
+    return settings
 
 
 def prevent_packing(model: PreTrainedModel) -> PreTrainedModel:

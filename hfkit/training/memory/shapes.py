@@ -16,6 +16,7 @@ from hfkit.core.device import has_bf16
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapter_shape import HEADS, fit_to_model, get_on_meta, lora_config, on_meta
 from hfkit.models.adapters import ADAPTED
+from hfkit.models.direct_weights import direct_weights
 from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, train_in_float32
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.source import Source
@@ -245,8 +246,11 @@ def build_shape(
 
 
 def linear_weights(model) -> set[int]:
-    """Return the ids of the parameters that bitsandbytes can quantize: linear weights except the head and tied ones."""
-    kept = get_keys_to_not_convert(model)
+    """Return the ids of the parameters that bitsandbytes can quantize.
+
+    These are linear weights except the head, tied ones and `direct_weights`.
+    """
+    kept = [*get_keys_to_not_convert(model), *direct_weights(model.config)]
     return {
         id(module.weight)
         for name, module in model.named_modules()
