@@ -1,5 +1,6 @@
 """Provides sequence classifiers for architectures without one in Transformers: a generic head on their backbone."""
 
+import copy
 from dataclasses import is_dataclass
 from typing import get_args, get_type_hints
 
@@ -42,15 +43,19 @@ def provide_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None
 
 
 def has_classifier(config: PreTrainedConfig, to_score: bool = True) -> bool:
-    """Return whether there is a classifier for the architecture of a config, a specific or a generic one.
+    """Return whether there is a classifier with a `score` head for the architecture of a config, specific or generic.
 
     Args:
         to_score: whether its forward pass must compute scores, as a reward model's does in training; the generic one
             reads the cache and attentions of its backbone, which most recurrent backbones do not return.
     """
     classifier = provide_classifier(config)
-    if classifier is None or not is_generic(classifier) or not to_score:
-        return classifier is not None
+    if classifier is None:
+        return False
+    if not issubclass(classifier, GenericForSequenceClassification):  # CTRL and ModernBERT have other heads
+        return hasattr(without_weights(AutoModelForSequenceClassification, config), "score")
+    if not is_generic(classifier) or not to_score:
+        return True
     result = get_type_hints(MODEL_MAPPING[type(config)].forward).get("return")
     returned = [one for one in (result, *get_args(result)) if is_dataclass(one)]
     return any({CACHE_NAME, "attentions"} <= one.__dataclass_fields__.keys() for one in returned)
@@ -90,6 +95,11 @@ def backbone_name(config: PreTrainedConfig) -> str | None:
     backbone = MODEL_MAPPING.get(type(config), None)
     if backbone is None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return None
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), whole_models():
-        children = AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_children()
+    children = without_weights(AutoModelForCausalLM, config).named_children()
     return next((name for name, child in children if type(child) is backbone), None)
+
+
+def without_weights(head: type, config: PreTrainedConfig) -> PreTrainedModel:
+    """Return the model of a config, by its auto class, on the meta device."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), whole_models():
+        return head.from_config(copy.deepcopy(config), trust_remote_code=False)

@@ -52,6 +52,8 @@ def continuous_fault(config: PreTrainedConfig, attention: str | None) -> str | N
     if not model_class.is_backend_compatible() or others:
         layers = f" ({', '.join(sorted(others))} layers)" if others else ""
         return f"Transformers has no continuous batching for {config.model_type}{layers}"
+    if getattr(config, "is_heterogeneous", False):
+        return f"Transformers has no continuous batching for {config.model_type}, whose layers have several shapes"
     if getattr(config, "attn_logit_softcapping", None):
         return f"continuous batching leaves out the soft cap of {config.model_type}'s attention"
     if attention not in (None, "sdpa", "eager"):

@@ -26,6 +26,25 @@ def context_tokens(config: PreTrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def largest_setting(config: PreTrainedConfig, *keys: str) -> int:
+    """Return the first of some settings that a model's config has, the largest of its layers; 0 if it has none."""
+    config = config.get_text_config()
+    layers = list(config.per_layer_config) if getattr(config, "is_heterogeneous", False) else [config]
+    for key in keys:
+        values = [getattr(layer, key, None) for layer in layers]
+        values = [one for value in values for one in (value if isinstance(value, list) else [value]) if one]
+        if values:
+            return max(values)
+    return 0
+
+
+def attention_widths(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Return the number of attention heads, and the widths of queries and of keys, of a model; 0 without attention."""
+    heads = largest_setting(config, "num_attention_heads")
+    width = largest_setting(config, "head_dim") or (config.get_text_config().hidden_size // heads if heads else 0)
+    return heads, heads * width, (largest_setting(config, "num_key_value_heads") or heads) * width
+
+
 def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
     """Return the config of a full model.
 

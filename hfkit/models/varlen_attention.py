@@ -14,6 +14,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
 from hfkit.core.errors import HfkitError
+from hfkit.models.model_config import attention_widths
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -31,9 +32,8 @@ UNSUPPORTED = ("attn_logit_softcapping", "attention_chunk_size")
 def supports_varlen(config: PreTrainedConfig) -> bool:
     """Return whether the kernel supports a model's config: on a GPU, in 16 bits, without soft caps."""
     text = config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None)
-    size = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
-    if size is None or size > LARGEST_HEAD or any(getattr(text, key, None) for key in UNSUPPORTED):
+    heads, query, _ = attention_widths(config)
+    if not heads or query // heads > LARGEST_HEAD or any(getattr(text, key, None) for key in UNSUPPORTED):
         return False
     return has_kernel() and torch.cuda.is_available() and torch.cuda.get_device_capability() >= AMPERE
 

@@ -16,6 +16,7 @@ from hfkit.models.engine_errors import agree_on_failure
 from hfkit.models.engines import ENGINES, make_engine
 from hfkit.models.generation import Engine
 from hfkit.models.merged_copies import MergedCopies, can_merge
+from hfkit.models.model_config import attention_widths
 from hfkit.models.quantization import quantized_layers
 from hfkit.models.vllm_engine import Backend, VLLMEngine, colocated
 from hfkit.models.vllm_server import Server
@@ -142,8 +143,6 @@ def generation_bytes(config: PreTrainedConfig, rows: int, tokens: int, itemsize:
 
     `hfkit plan` also counts the activations of the prompts (`training/memory/`).
     """
+    _, _, key = attention_widths(config)
     config = config.get_text_config()
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key = (getattr(config, "num_key_value_heads", None) or heads) * width
     return rows * (tokens * config.num_hidden_layers * 2 * key * itemsize + 4 * config.vocab_size * 4)

@@ -142,6 +142,12 @@ def test_a_classifier_of_transformers_is_left_alone():
     assert not has_classifier(AutoConfig.for_model("mllama"))
 
 
+@pytest.mark.parametrize(("model_type", "has_score"), [("gpt2", True), ("ctrl", False)])
+def test_a_classifier_needs_a_score_head(model_type, has_score):
+    config = AutoConfig.for_model(model_type, n_embd=32, dff=64, n_layer=2, n_head=2, vocab_size=64)
+    assert has_classifier(config) == has_score
+
+
 def test_the_other_architectures_are_not_imported():
     code = """
 import sys

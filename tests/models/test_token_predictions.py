@@ -153,6 +153,14 @@ def test_a_head_that_does_something_unknown_is_computed_whole(head, monkeypatch)
     assert output_head.scalings[model] is None
 
 
+def test_a_head_of_two_layers_is_computed_whole():
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokens = {"vocab_size": 90, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "eos_token_id": 2}
+    config = AutoConfig.for_model("modernbert-decoder", **sizes, **tokens, bos_token_id=1)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert_same_as_whole(model, cross_entropy)
+
+
 def test_every_scale_is_read_from_its_key():
     for key in SCALES:
         config = AutoConfig.for_model("llama", **LLAMA, **{key: 8.0})

@@ -189,7 +189,7 @@ def edge_bytes(decoder: Decoder, run: Pass) -> int:
     per_token = 8 + (decoder.hidden + 1) * FP32
     if run.full:
         per_token += decoder.hidden * (run.stream if decoder.rms else 0) + decoder.hidden * run.inner
-    rotations = 2 * run.length * (decoder.query // decoder.heads) * run.stream
+    rotations = 2 * run.length * (decoder.query // max(1, decoder.heads)) * run.stream
     return run.tokens * per_token + rotations + copied_head(decoder, run)
 
 

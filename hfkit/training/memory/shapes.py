@@ -17,6 +17,7 @@ from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapter_shape import HEADS, fit_to_model, get_on_meta, lora_config, on_meta
 from hfkit.models.adapters import ADAPTED
 from hfkit.models.direct_weights import direct_weights
+from hfkit.models.model_config import attention_widths, largest_setting
 from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, train_in_float32
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.source import Source
@@ -190,7 +191,7 @@ def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> 
     dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is created in fp32
     if dtype == "auto":
         dtype = checkpoint_dtype(origin.config)
-    kind, given = type(origin.config), origin.config.to_json_string(use_diff=False)
+    kind, given = type(origin.config), json.dumps(origin.config.to_dict())
     try:
         return build_shape(kind, given, task, dtype, quantized_bits(config), lora, computes_in_bf16(config, has_bf16()))
     except Exception as error:  # a config may hold any values
@@ -268,24 +269,22 @@ def layers_of(model) -> list[torch.nn.Module]:
 def decoder_of(model) -> Decoder:
     """Return the widths of a model, from its config and its first layer."""
     config = model.config.get_text_config()
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    head_width = getattr(config, "head_dim", None) or hidden // heads
-    experts = getattr(config, "num_experts_per_tok", None) or 1
-    mlp = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
-    mlp = mlp or getattr(config, "n_inner", None) or getattr(config, "ffn_dim", None) or 4 * hidden
+    heads, query, key = attention_widths(config)
+    experts = largest_setting(config, "num_experts_per_tok") or 1
+    mlp = largest_setting(config, "moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim")
     layers = [dict(layer.named_modules()) for layer in layers_of(model)]
     # of the layer with the most adapters, since an adapter may skip layers
     modules = max(layers, key=lambda layer: sum(isinstance(module, LoraLayer) for module in layer.values()), default={})
     adapted = [module for module in modules.values() if isinstance(module, LoraLayer)]
     linear = [m for name, m in modules.items() if isinstance(m, (torch.nn.Linear, Conv1D)) and ".lora_" not in name]
     return Decoder(
-        hidden=hidden,
+        hidden=config.hidden_size,
         vocab=config.vocab_size if model.get_output_embeddings() is not None else 1,
         layers=config.num_hidden_layers,
         heads=heads,
-        query=heads * head_width,
-        key=(getattr(config, "num_key_value_heads", None) or heads) * head_width,
-        mlp=mlp * experts,
+        query=query,
+        key=key,
+        mlp=(mlp or 4 * config.hidden_size) * experts,
         gated=any("gate" in name for name in modules),
         rms=any("RMSNorm" in type(module).__name__ for module in modules.values()),
         unfused_gelu=getattr(config, "activation_function", None) == "gelu_new",
