@@ -98,7 +98,7 @@ def test_the_processes_of_a_launch_save_once_and_all_leave(data, base_dir, tmp_p
     assert read_record(out)["status"] == "interrupted"
     saved = [path.name for path in out.glob("checkpoint-*")]
     assert saved == [last_complete_checkpoint(out).name]
-    assert ended.output.count("interrupted by SIGTERM; to resume (with the same launcher): hfkit sft") == 1
+    assert ended.output.count("hfkit sft: interrupted by SIGTERM; to resume (with the same launcher): hfkit sft") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

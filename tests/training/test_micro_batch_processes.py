@@ -37,7 +37,7 @@ def test_two_processes_train_and_evaluate_as_one_does(case, accumulation, config
 
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=0, atol=5e-6)
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-5)
     one, two = (read_record(tmp_path / name)["metrics"] for name in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-5, abs=1e-6)  # margins are small differences of large sums
     one, two = ([log["loss"] for log in read_metrics(tmp_path / name) if "loss" in log] for name in ("one", "two"))
