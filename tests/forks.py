@@ -35,6 +35,9 @@ MODULES = (
         "pyarrow.dataset",
         "pandas",
         "matplotlib.backends.backend_agg",
+        "matplotlib.figure",
+        "rich.progress",
+        "yaml",
         "torch.nn.attention.varlen",
     ),
     (
@@ -50,8 +53,6 @@ MODULES = (
         "sacrebleu",
         "requests",
         "bitsandbytes",
-        "matplotlib.figure",
-        "rich.progress",
         "prompt_toolkit",
         "uvicorn",
         "fastapi",

@@ -24,13 +24,22 @@ WORLD = 2
 ON_GPU = os.environ.get("HFKIT_TEST_GPU") == "1"
 LIMIT = 120
 """Seconds that a launch may take. A process that takes longer prints its traceback and is killed."""
-BE_RANK = """
+CALL = """
 import pickle, sys
 given = sys.stdin.buffer
 sys.path[:] = pickle.load(given)
-rank, *work = pickle.load(given)
-rank(*work)
+target, *arguments = pickle.load(given)
+target(*arguments)
 """
+
+
+def begin(target, *arguments, output=None) -> Fork:
+    """Start a function in a process; its output goes to a file, by default to that of this process."""
+    with tempfile.TemporaryFile() as given:
+        pickle.dump(sys.path, given)
+        pickle.dump((target, *arguments), given)
+        given.seek(0)
+        return Fork(CALL, env=server(HFKIT).env, level=HFKIT, streams=[given, output or 1, output or 2])
 
 
 def in_rank(rank: int, world: int, port: int, engine: str | None, environment: Mapping, *work) -> None:
@@ -91,12 +100,8 @@ def start(
     port, ranks = free_port(), []
     for rank in range(world):
         printed = tempfile.NamedTemporaryFile(mode="a", prefix="hfkit-rank-")
-        with tempfile.TemporaryFile() as work:
-            pickle.dump(sys.path, work)
-            pickle.dump((in_rank, rank, world, port, engine, environment or {}, target, *arguments), work)
-            work.seek(0)
-            process = Fork(BE_RANK, env=server(HFKIT).env, level=HFKIT, streams=[work, printed, printed])
-        ranks.append(Rank(process, printed))
+        work = (rank, world, port, engine, environment or {}, target, *arguments)
+        ranks.append(Rank(begin(in_rank, *work, output=printed), printed))
     return ranks
 
 
