@@ -66,7 +66,7 @@ def test_it_ends_like_python(last, status, error):
 
 
 def test_processes_share_a_server():
-    """Each of several forks of this process starts a fork of its own, at the same time as the others."""
+    """Each of several forks of this process starts forks at the same time as the others."""
     run("pass")
     started = []
     for number in range(3, 9):

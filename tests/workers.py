@@ -21,7 +21,7 @@ import pytest
 from conftest import remove_own
 
 KEPT = pytest.StashKey[socket.socket]()
-PLACE_OF_WORKER = """
+CLIENT = """
 import os, socket, sys
 with socket.socket(socket.AF_UNIX) as worker:
     worker.connect(sys.argv[1])
@@ -48,7 +48,7 @@ def pytest_xdist_setupnodes(config, specs) -> None:
             ours.close()
             serve(config.invocation_params.args, asked, theirs)
     config.stash[KEPT] = ours  # the process ends when this socket is closed
-    (folder / "worker.py").write_text(PLACE_OF_WORKER)
+    (folder / "worker.py").write_text(CLIENT)
     command = shlex.join([sys.executable, "-S", str(folder / "worker.py"), str(folder / "socket")])
     for spec in specs:
         spec.python = command
@@ -65,8 +65,8 @@ def serve(argv: list[str], asked: socket.socket, controller: socket.socket) -> N
     gc.freeze()
     workers = []
     while controller not in select.select([asked, controller], [], [])[0]:
-        place, _ = asked.accept()
-        _, streams, *_ = socket.recv_fds(place, 1, 3)
+        connection, _ = asked.accept()
+        _, streams, *_ = socket.recv_fds(connection, 1, 3)
         workers.append(os.fork())
         if workers[-1] == 0:
             asked.close()
@@ -76,7 +76,7 @@ def serve(argv: list[str], asked: socket.socket, controller: socket.socket) -> N
             forks.run_to_the_end("import sys; exec(eval(sys.stdin.readline()))")
         for stream in streams:
             os.close(stream)
-        place.close()
+        connection.close()
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
     os._exit(0)
