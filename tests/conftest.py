@@ -1,15 +1,26 @@
 """Shared fixtures: no network, and one small model per stage, created once per session by hfkit itself."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 # Everything except `make test-gpu` computes on the CPU, where runs are bitwise reproducible, even if there is a GPU.
 if os.environ.get("HFKIT_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def remove_own(folder: str, process: int) -> None:
+    """Remove a folder at the end of the process that made it, but not at the end of its forks."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 # Before any library reads them.
-HF_HOME = tempfile.TemporaryDirectory(prefix="hfkit-tests-")
+HF_HOME = tempfile.mkdtemp(prefix="hfkit-tests-")
+atexit.register(remove_own, HF_HOME, os.getpid())
 os.environ.update(
-    HF_HOME=HF_HOME.name,
+    HF_HOME=HF_HOME,
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
     OMP_NUM_THREADS="1",
@@ -20,9 +31,9 @@ os.environ.update(
 )
 
 import copy
+import fcntl
 import gc
 import json
-import shutil
 import signal
 import socket
 from importlib import import_module
@@ -57,6 +68,7 @@ pytest_plugins = [
     "planned",
     "serve_fixtures",
     "vllm_fixtures",
+    "workers",
 ]
 
 NAMES = "Ann Bob Cid Dee Eve Fay Gus Hal".split()
@@ -296,7 +308,10 @@ def tokenizer(tokenizer_dir):
 
 @pytest.fixture
 def hub():
-    """hub(commit, folder) -> the Hub id of a folder in the Hub's cache, whose `main` is then that commit."""
+    """hub(commit, folder) -> the Hub id of a folder in the Hub's cache, whose `main` is then that commit.
+
+    Tests in other processes that share the cache wait for the end of this one.
+    """
     root = Path(HF_HUB_CACHE) / "models--someone--tiny"
 
     def add(commit: str, folder: Path) -> str:
@@ -308,8 +323,10 @@ def hub():
             (root / ".no_exist" / commit / "config.json").touch()
         return "someone/tiny"
 
-    yield add
-    shutil.rmtree(root, ignore_errors=True)
+    with open(Path(HF_HOME) / "tiny.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield add
+        shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait as wait_for_one
 from pathlib import Path
 from pkgutil import resolve_name
 
+from forks import PAUSE
 from processes import LIMIT, Rank, be_command, start, wait
 
 
@@ -70,14 +70,14 @@ def befall_command(event: Event, *argv: object, **options) -> Outcome:
 def end_times(ranks: Sequence[Rank]) -> list[float]:
     """Wait for the processes of a launch, and return when each of them ended."""
     ends: dict[int, float] = {}
-    limit = time.time() + LIMIT
-    while len(ends) < len(ranks) and time.time() < limit:
-        wait_for_one([one.process.sentinel for one in ranks if one.process.sentinel not in ends], timeout=1)
-        for one in ranks:
-            if not one.process.is_alive():
-                ends.setdefault(one.process.sentinel, time.time())
+    latest = time.time() + LIMIT
+    while len(ends) < len(ranks) and time.time() < latest:
+        time.sleep(PAUSE)
+        for index, one in enumerate(ranks):
+            if one.status is not None:
+                ends.setdefault(index, time.time())
     wait([*ranks])
-    return [ends.get(one.process.sentinel, float("inf")) for one in ranks]
+    return [ends.get(index, float("inf")) for index in range(len(ranks))]
 
 
 def work_with_event(event: Event, moment: Path, target, *arguments) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-START = "spawn" if torch.cuda.is_available() else "forkserver"
-"""How tests start processes: a fork cannot use CUDA after libraries of its parent have searched for it."""
 SPEED = ("_time", "runtime", "per_second")
 
 

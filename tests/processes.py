@@ -2,18 +2,20 @@
 
 import faulthandler
 import gc
-import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from forks import HFKIT, PAUSE, Fork, server
 from sharding_on_cpus import ENGINES, ON_CPUS, shard_on_cpus, use_gloo_alone
 
 from hfkit.cli import main
@@ -22,26 +24,27 @@ WORLD = 2
 ON_GPU = os.environ.get("HFKIT_TEST_GPU") == "1"
 LIMIT = 120
 """Seconds that a launch may take. A process that takes longer prints its traceback and is killed."""
-PRELOAD = [
-    "hfkit.rlhf.trainer",
-    "hfkit.rlhf.policy_evaluation",
-    "hfkit.stages.ppo",
-    "hfkit.stages.sft",
-    "hfkit.stages.pretrain",
-    "hfkit.stages.reward",
-    "hfkit.data.forms",
-    "hfkit.training.arguments",
-    "torch.distributed.checkpoint",
-    "deepspeed",
-]
+CALL = """
+import pickle, sys
+given = sys.stdin.buffer
+sys.path[:] = pickle.load(given)
+target, *arguments = pickle.load(given)
+target(*arguments)
+"""
 
 
-def in_rank(rank: int, world: int, port: int, output: str, engine: str | None, environment: Mapping, *work) -> None:
+def begin(target, *arguments, output=None) -> Fork:
+    """Start a function in a process; its output goes to a file, by default to that of this process."""
+    with tempfile.TemporaryFile() as given:
+        pickle.dump(sys.path, given)
+        pickle.dump((target, *arguments), given)
+        given.seek(0)
+        return Fork(CALL, env=server(HFKIT).env, level=HFKIT, streams=[given, output or 1, output or 2])
+
+
+def in_rank(rank: int, world: int, port: int, engine: str | None, environment: Mapping, *work) -> None:
     """Set what a launcher sets, then do the work."""
     gc.freeze()  # as in conftest.py
-    stream = os.open(output, os.O_WRONLY | os.O_APPEND)
-    for standard in (1, 2):
-        os.dup2(stream, standard)
     faulthandler.enable()
     faulthandler.dump_traceback_later(LIMIT - 5, exit=True)
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
@@ -71,13 +74,13 @@ def free_port() -> int:
 class Rank:
     """A process of a launch, and its output file, which is deleted with this object."""
 
-    process: Any
+    process: Fork
     printed: Any
 
     @property
-    def status(self) -> int:
-        """The exit status, after it has ended."""
-        return self.process.exitcode
+    def status(self) -> int | None:
+        """The exit status; None while it runs."""
+        return self.process.poll()
 
     @property
     def output(self) -> str:
@@ -94,23 +97,21 @@ def start(
         engine: of `ENGINES`; None: DDP.
         environment: more variables.
     """
-    context = multiprocessing.get_context("spawn" if ON_GPU else "forkserver")  # CUDA does not survive a fork
-    context.set_forkserver_preload(PRELOAD)
     port, ranks = free_port(), []
     for rank in range(world):
-        printed = tempfile.NamedTemporaryFile(prefix="hfkit-rank-")
-        given = (rank, world, port, printed.name, engine, environment or {}, target, *arguments)
-        ranks.append(Rank(context.Process(target=in_rank, args=given), printed))
-        ranks[-1].process.start()
+        printed = tempfile.NamedTemporaryFile(mode="a", prefix="hfkit-rank-")
+        work = (rank, world, port, engine, environment or {}, target, *arguments)
+        ranks.append(Rank(begin(in_rank, *work, output=printed), printed))
     return ranks
 
 
 def wait(ranks: list[Rank]) -> list[Rank]:
     """Wait for the processes of a launch; kill those that take too long."""
+    latest = time.monotonic() + LIMIT
     for rank in ranks:
-        rank.process.join(timeout=LIMIT)
+        while rank.status is None and time.monotonic() < latest:
+            time.sleep(PAUSE)
         rank.process.kill()
-        rank.process.join()
     return ranks
 
 

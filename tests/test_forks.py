@@ -45,3 +45,32 @@ def test_it_can_be_killed():
     fork = Fork(WAIT)
     fork.kill()
     assert fork.poll() == -9
+
+
+AT_THE_END = """
+import atexit, sys, threading, time
+atexit.register(print, "at exit")
+threading.Thread(target=lambda: (time.sleep(0.05), print("thread"))).start()
+print("main")
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "error"),
+    [("", 0, ""), ("sys.exit('no')", 1, "no"), ("raise KeyboardInterrupt", -2, "Interrupt"), ("sys.exit(300)", 44, "")],
+)
+def test_it_ends_like_python(last, status, error):
+    ran = run(AT_THE_END + last)
+    assert (ran.returncode, ran.stdout.split("\n")) == (status, ["main", "thread", "at exit", ""])
+    assert error in ran.stderr and bool(error) == bool(ran.stderr)
+
+
+def test_processes_share_a_server():
+    """Each of several forks of this process starts forks at the same time as the others."""
+    run("pass")
+    started = []
+    for number in range(3, 9):
+        started.append(os.fork())
+        if started[-1] == 0:
+            os._exit(max(run(f"import sys; sys.exit({number})").returncode for _ in range(20)))
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started] == [3, 4, 5, 6, 7, 8]

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 from conftest import write_rows
-from forks import run
+from forks import FEW, run
 from label_pages import Labeler, request
 
 from hfkit.core.files import read_json_mapping
@@ -339,5 +339,5 @@ print(sorted({"peft", "trl", "transformers.modeling_utils"} & {*sys.modules}))
 
 def test_people_do_not_wait_for_the_libraries_of_training(tmp_path):
     file = write_rows(tmp_path / "rows.jsonl", samples(2))
-    ran = run(LOADED, "label", file, "--export", "--output_dir", tmp_path / "labels", has_libraries=False)
+    ran = run(LOADED, "label", file, "--export", "--output_dir", tmp_path / "labels", level=FEW)
     assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, "[]"), ran.stderr

@@ -20,7 +20,6 @@ from hfkit.stages.pipeline import run_pipeline
 from hfkit.training.memory.device import gpu_of
 
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
-QUICK = ("gemma-3-270m-qlora",)
 """The recipes that train their twins in every run of the suite."""
 FACTS = [(name, colour) for name in ("Ann", "Bob", "Cid", "Dee") for colour in ("red", "blue", "green", "pink")]
 
@@ -118,11 +117,8 @@ def flags_for_a_twin(model: str, datasets_by_name: dict[str, str]) -> list[str]:
     return [word for key, value in given.items() for word in (f"--{key}", value)]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [pytest.param(path, marks=[] if path.stem in QUICK else pytest.mark.slow) for path in RECIPES],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_trains_a_twin_of_its_model(recipe, datasets_by_name, tmp_path):
     name, _, _ = recipe.stem.rpartition("-")
     folder = write_model(tmp_path / "model", MODELS[name], is_tiny=True)

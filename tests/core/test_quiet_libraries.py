@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from forks import run
+from forks import FEW, run
 
 CODE = """
 from hfkit.core.console import quiet_libraries
@@ -21,6 +21,6 @@ get_accelerator()
 def test_deepspeed_does_not_warn_that_there_is_no_gpu(debug):
     env = {**os.environ, "HFKIT_DEBUG": debug}
     env.pop("DS_ACCELERATOR", None)
-    ran = run(CODE, env=env, has_libraries=False)
+    ran = run(CODE, env=env, level=FEW)
     assert ran.returncode == 0, ran.stderr
     assert ("Setting accelerator to CPU" in ran.stdout + ran.stderr) == (debug == "1")

@@ -1,6 +1,6 @@
 """The site of the documentation: it builds without a warning, loads nothing from elsewhere, and is searchable.
 
-Tests with the marker `browser` open it in a headless Chromium.
+`make test-docs` builds it. Tests with the marker `browser` open it in a headless Chromium.
 """
 
 import importlib.util
@@ -56,12 +56,14 @@ class Loaded(HTMLParser):
             self.links.append(given["href"])
 
 
+@pytest.mark.docs
 def test_pages_load_nothing_from_elsewhere(site):
     pages = {page: Loaded(page.read_text(encoding="utf-8")).loaded for page in site.rglob("*.html")}
     assert len(pages) > 20 and all(loaded for page, loaded in pages.items() if "repository" not in page.parts)
     assert {url for loaded in pages.values() for url in loaded if re.match(r"(https?:)?//", url)} == set()
 
 
+@pytest.mark.docs
 def test_styles_load_nothing_from_elsewhere(site):
     styles = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.css")}
     loaded = [
@@ -72,6 +74,7 @@ def test_styles_load_nothing_from_elsewhere(site):
     assert styles and [url for pair in loaded for url in pair if re.match(r"(https?:)?//", url)] == []
 
 
+@pytest.mark.docs
 def test_dark_pages_show_dark_pictures(site):
     dark = {f"{path.name}#only-dark" for path in (ROOT / "docs" / "images").glob("*-dark.png")}
     loaded = [url for page in site.rglob("*.html") for url in Loaded(page.read_text(encoding="utf-8")).loaded]
@@ -80,12 +83,14 @@ def test_dark_pages_show_dark_pictures(site):
     assert light and all(url.endswith("#only-light") for url in light)
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("word", SOUGHT)
 def test_the_search_index_has_what_readers_look_for(site, word):
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     assert [entry["location"] for entry in index["docs"] if word in entry["title"] + entry["text"]]
 
 
+@pytest.mark.docs
 def test_files_of_the_repository_that_pages_link_to_are_in_the_site(site):
     links = {
         (page.parent / link.partition("#")[0]).resolve()

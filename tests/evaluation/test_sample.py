@@ -174,6 +174,7 @@ def test_problems_are_reported_before_anything_is_loaded(config, changes, key):
     assert key in [problem.key for problem in error.value.problems]
 
 
+@pytest.mark.slow
 def test_a_killed_command_resumes_with_the_same_responses(base_dir, reward_dir, data, tmp_path):
     words = ["sample", str(base_dir), "--prompts", str(data / "prompts.jsonl"), "-k", "4", "--response_length", "12"]
     words += ["--max_prompts", "16", "--per_device_eval_batch_size", "2", "--reward_model", str(reward_dir)]

@@ -195,6 +195,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 def test_a_server_that_breaks_is_an_error_in_a_sentence(serve_vllm, free_port, base_dir, tokenizer):
     policy, group = policy_on(base_dir, "LoRA"), free_port()
     for how, message in BROKEN.items():

@@ -1,13 +1,13 @@
 """PPO that was stopped and goes on ends as PPO that was not, bit for bit: weights, optimizer, controllers, curves."""
 
-import multiprocessing
 import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from interruption import START, assert_same_run, assert_same_tensors, assert_same_values, curves, stopped_copy
+from interruption import assert_same_run, assert_same_tensors, assert_same_values, curves, stopped_copy
+from processes import begin
 from quick import mostly_slow
 from safetensors.torch import load_file
 
@@ -137,16 +137,10 @@ def train(config) -> None:
 def test_killed_in_an_update_it_goes_on_to_the_same_weights(config_of, run_stage, whole, tmp_path):
     done, changes = whole("plain")
     folder = tmp_path / "killed"
-    context = multiprocessing.get_context(START)
-    context.set_forkserver_preload(
-        ["hfkit.rlhf.trainer", "hfkit.stages.ppo", "hfkit.data.forms", "hfkit.training.arguments"]
-    )
-    process = context.Process(target=train, args=(config_of("ppo", folder, **changes),))
-    process.start()
-    while len(read_metrics(folder)) < 4 and process.is_alive():
+    process = begin(train, config_of("ppo", folder, **changes))
+    while len(read_metrics(folder)) < 4 and process.poll() is None:
         time.sleep(0.0005)
     process.kill()
-    process.join()
     assert read_record(folder)["status"] == "running" and not (folder / "checkpoint-6").exists()
     run_stage("ppo", folder, **changes, resume_from_checkpoint=True)
     assert_same_run(folder, done)

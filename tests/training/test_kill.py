@@ -3,18 +3,17 @@
 Processes are forked from a server that has the libraries loaded, so that a kill costs no import.
 """
 
-import multiprocessing
 import random
 import time
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from interruption import START, assert_same_run
+from interruption import assert_same_run
+from processes import begin
 
 from hfkit.records.record import read_record
 
-HEAVY = ["trl.trainer.sft_trainer", "trl.trainer.reward_trainer", "hfkit.data.forms", "hfkit.training.arguments"]
 STAGES = ["pretrain", "sft", "reward", "dpo"]
 CHANGES = {
     "save_steps": 2,
@@ -32,15 +31,7 @@ def train(stage: str, config) -> None:
 @pytest.fixture(scope="module")
 def start(config_of, tokenizer_dir, sft_dir):
     """start(stage, folder) -> the process that runs it."""
-    context = multiprocessing.get_context(START)
-    context.set_forkserver_preload(HEAVY)
-
-    def begin(stage: str, folder: Path):
-        process = context.Process(target=train, args=(stage, config_of(stage, folder, **CHANGES)))
-        process.start()
-        return process
-
-    return begin
+    return lambda stage, folder: begin(train, stage, config_of(stage, folder, **CHANGES))
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +51,7 @@ def undisturbed(start, tmp_path_factory):
 
 
 def finish(process) -> None:
-    process.join(timeout=120)
-    assert process.exitcode == 0
-
-
-def kill(process) -> None:
-    process.kill()
-    process.join()
+    assert process.wait(timeout=120) == 0
 
 
 def check(start, stage: str, folder: Path, whole: Path) -> None:
@@ -76,9 +61,9 @@ def check(start, stage: str, folder: Path, whole: Path) -> None:
 
 
 def kill_in_a_save(process, folder: Path, checkpoint: str) -> None:
-    while not (folder / checkpoint).exists() and process.is_alive():
+    while not (folder / checkpoint).exists() and process.poll() is None:
         time.sleep(0.0005)
-    kill(process)
+    process.kill()
 
 
 @pytest.mark.any_device
@@ -98,7 +83,7 @@ def test_killed_at_a_random_moment_a_run_goes_on_to_the_same_weights(start, undi
     for _ in range(2):  # twice over: a run that went on is killed as well
         process = start(stage, folder)
         time.sleep(moment.uniform(0.1, seconds))
-        kill(process)
+        process.kill()
     check(start, stage, folder, whole)
 
 
@@ -118,7 +103,7 @@ def test_killed_within_a_save_a_run_goes_on_to_the_same_weights(start, undisturb
 def test_killed_while_it_publishes_a_run_is_published_again(start, undisturbed, tmp_path, file):
     folder, (whole, _) = tmp_path / "sft", undisturbed("sft")
     process = start("sft", folder)
-    while not (folder / file).exists() and process.is_alive():
+    while not (folder / file).exists() and process.poll() is None:
         time.sleep(0.0005)
-    kill(process)
+    process.kill()
     check(start, "sft", folder, whole)
