@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 # At run time nothing is fetched: what the four stages need is on the disk.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: quickstart test test-slow test-distributed test-chaos test-docs test-browser test-gpu test-latest \
+.PHONY: quickstart test test-slow test-distributed test-chaos test-architectures test-docs test-browser test-gpu test-latest \
 	lint format docs bench bench-gpu clean
 
 quickstart: $(VENV)/installed
@@ -28,6 +28,9 @@ test-distributed: $(VENV)/installed
 # Bounded: what has not ended after 15 minutes is a failure.
 test-chaos: $(VENV)/installed
 	timeout 900 $(BIN)/python -m pytest -m chaos -n 2
+
+test-architectures: $(VENV)/installed
+	$(BIN)/python -m pytest -m architectures -n 2
 
 test-docs: $(VENV)/installed
 	$(BIN)/python -m pytest -m docs -n 2 --dist load
