@@ -65,6 +65,18 @@ def ignores_adapted_head(arguments_class: type) -> bool:
     return is_of_trl and hasattr(import_module("trl.trainer.utils"), "add_fused_lm_head")
 
 
+def fused_head_tile() -> tuple[int, int] | None:
+    """Return the tokens and columns of the logits that TRL's trainers compute at once; None where they compute all.
+
+    trl 1.15.0: trainers of pairs and of sampled responses do so, and SFT's with another loss than the plain one. The
+    buffer has all columns, also for a smaller vocabulary. 1.12.0: they compute all logits.
+    """
+    columns = getattr(import_module("trl.trainer.utils"), "_CHUNKED_LOGPROB_CHUNK_SIZE", None)
+    if columns is None or not hasattr(import_module("trl.trainer.utils"), "add_fused_lm_head"):
+        return None
+    return import_module("trl.kernels.chunked_logprob").TOKEN_CHUNK_SIZE, columns
+
+
 @contextmanager
 def accept_adapted_reference(trainer_class: type):
     """Let a trainer of TRL that compares pairs with a reference be made with one that has an adapter.

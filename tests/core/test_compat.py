@@ -132,6 +132,13 @@ def test_the_loss_that_is_read_from_token_outputs_is_trls_default(sft_arguments)
     assert compat_trl.has_plain_loss(sft_arguments()) and not compat_trl.has_plain_loss(sft_arguments(loss_type="dft"))
 
 
+def test_trl_computes_a_tile_of_logits_if_it_fuses_the_head(sft_arguments):
+    tile = compat_trl.fused_head_tile()
+    assert (tile is not None) is compat_trl.fuses_head(sft_arguments())
+    if tile is not None:
+        assert tile == (4096, 32768)
+
+
 def test_the_token_outputs_that_trl_reads(sft_trainer):
     trainer = sft_trainer(small_model())
     batch = {name: torch.ones(1, 5, dtype=torch.long) for name in ("input_ids", "labels", "attention_mask")}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from meter import TensorMeter
-from planned import CPU, FUNCTIONS, LORA, ONE_BY_ONE, ROWS, plan_8b, run
+from planned import CPU, FUNCTIONS, LLAMA, LORA, ONE_BY_ONE, ROWS, plan_8b, run
 from resident import SHAPE_100M, resident_memory
 
 from hfkit.models import micro_batches, token_predictions
@@ -30,6 +30,7 @@ SLOW_PEAKS = [
     ("sft", {**LORA, "load_in_4bit": True, "bf16": True}),
     ("sft", {**LORA, "loss_type": "nll"}),
     ("sft", {**LORA, "load_in_4bit": True}),
+    ("sft", {**LORA, "loss_type": "dft"}),
     ("reward", {"gradient_checkpointing": True}),
     ("reward", {"form": "rankings", "per_device_train_batch_size": 2}),
     ("dpo", {}),
@@ -56,6 +57,18 @@ def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):
     with TensorMeter() as meter:
         run(stage)
     assert plan_memory(stage, CPU).peak == pytest.approx(meter.peak, rel=0.15)
+
+
+@pytest.mark.parametrize("changes", [LORA, pytest.param({"bf16": True}, marks=pytest.mark.slow)])
+def test_the_peak_of_pairs_is_that_of_the_logits_of_a_large_vocabulary(stage_for, folder_of, changes):
+    """TRL 1.15 computes 32768 columns of logits at once."""
+    model = folder_of({**LLAMA, "vocab_size": 40_000})
+    stage = stage_for("dpo", **changes, model_name_or_path=model, per_device_train_batch_size=1, max_steps=2)
+    with TensorMeter() as meter:
+        run(stage)
+    plan = plan_memory(stage, CPU)
+    assert plan.logits > plan.peak / 2
+    assert plan.peak == pytest.approx(meter.peak, rel=0.15)
 
 
 PTX = {"ptx_coef": 0.5, "ptx_datasets": [{"path": "ptx.jsonl"}], "gradient_checkpointing": True}

@@ -261,6 +261,23 @@ def preference_loss_bytes(decoder: Decoder, run: Pass) -> int:
     return 4 * run.tokens * decoder.vocab * FP32
 
 
+def fused_head_bytes(decoder: Decoder, run: Pass, tokens: int, tile: tuple[int, int]) -> int:
+    """Return the bytes of the log-probabilities that TRL computes from the weights of the output head.
+
+    The buffer of a tile of logits has all of its columns, also for a smaller vocabulary, and the dtype in which the
+    head computes. Gradients of the head's input and of a trained head are in fp32. Without Triton, the backward has
+    7 tensors of a tile in fp32 and one of booleans at once.
+
+    Args:
+        tokens: whose logits are computed.
+        tile: most tokens and columns of a tile (`compat_trl.fused_head_tile`).
+    """
+    rows, columns = min(tokens, tile[0]), tile[1]
+    backward = 0 if run.on_gpu else rows * min(columns, decoder.vocab) * (7 * FP32 + 1)
+    gradients = (tokens + (decoder.vocab if run.full else 0)) * decoder.hidden * FP32
+    return rows * columns * run.inner + backward + gradients
+
+
 def policy_loss_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
     """Return the bytes of PPO's loss on a chunk of the tokens of the responses: logits over the temperature and two
     gradients in fp32, under autocast also the head's bf16 output."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
-from hfkit.core.compat_trl import has_plain_loss
+from hfkit.core.compat_trl import fused_head_tile, has_plain_loss
 from hfkit.training.memory import formulas
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.formulas import BF16, FP32, Pass
@@ -130,10 +130,14 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
     """Return the bytes of a stage's logits and loss; a reward model has one logit a row."""
     if stage.spec.makes == "reward model":
         return run.rows * FP32
-    if stage.spec.holds_reference and stage.spec.form == "comparisons":
-        return formulas.preference_loss_bytes(role.decoder, run)
-    if not hasattr(stage.arguments, "loss_type") or has_plain_loss(stage.arguments):  # pretraining has no such key
+    has_reference = stage.spec.holds_reference and stage.spec.form == "comparisons"
+    has_loss_type = hasattr(stage.arguments, "loss_type")  # pretraining has no such key
+    if not has_reference and (not has_loss_type or has_plain_loss(stage.arguments)):
         return formulas.chunked_loss_bytes(role.decoder, run)
+    if tile := fused_head_tile():
+        return formulas.fused_head_bytes(role.decoder, run, run.tokens, tile)
+    if has_reference:
+        return formulas.preference_loss_bytes(role.decoder, run)
     return formulas.loss_bytes(role.decoder, run.tokens)
 
 
@@ -193,7 +197,10 @@ def group_phases(
     # prompts may be short, so that more rows fill the tokens
     rows = run.rows if config.max_tokens_per_micro_batch is None else size
     replies = min(run.tokens, rows * config.response_length)
-    logits = formulas.loss_bytes(policy.decoder, replies)
+    if tile := fused_head_tile():  # without Triton, the logits of prompts are computed too
+        logits = formulas.fused_head_bytes(policy.decoder, run, replies if device.is_gpu else run.tokens, tile)
+    else:
+        logits = formulas.loss_bytes(policy.decoder, replies)
     rows = min(size * passes, config.local_rollout_forward_batch_size)
     kept = formulas.kept_bytes(policy.decoder, run)
     backward = formulas.backward_bytes(policy.decoder, run, largest_cast(policy, run))
