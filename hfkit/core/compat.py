@@ -87,6 +87,24 @@ def without_quantizer(model):
             model.hf_quantizer = quantizer
 
 
+@contextmanager
+def without_autocast_wrapper(model):
+    """Let a model compute in its own dtype, without the autocast that an `Accelerator` has added to `forward`.
+
+    accelerate 1.15.0: `prepare_model` keeps the method that it replaces in `_original_forward`; the public
+    `extract_model_from_parallel` restores it for good.
+    """
+    attributes = vars(model)
+    wrapped = attributes.get("forward") if "_original_forward" in attributes else None
+    if wrapped is not None:
+        model.forward = attributes["_original_forward"]
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped
+
+
 def compile_everywhere(config) -> None:
     """Make `generate` compile with a `CompileConfig` on a CPU too.
 

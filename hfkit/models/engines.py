@@ -14,7 +14,7 @@ from transformers import (
     StaticCache,
 )
 
-from hfkit.core.compat import compile_everywhere, page_tokens
+from hfkit.core.compat import compile_everywhere, page_tokens, without_autocast_wrapper
 from hfkit.core.device import keep_random_state
 from hfkit.data.chat_template import turn_end_ids
 from hfkit.models.engine_errors import EngineError
@@ -158,7 +158,7 @@ class AutocastCache(StaticCache):
 class ContinuousEngine(GenerateEngine):
     """Samples with Transformers' continuous batching: a new prompt replaces each response that ends.
 
-    Its thread has no autocast: it computes in the model's dtype.
+    Its thread has no autocast: it computes in the model's dtype, in which its cache has keys and values.
     """
 
     label = "continuous"
@@ -176,7 +176,7 @@ class ContinuousEngine(GenerateEngine):
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         config = sampling_config(self.tokenizer, length, temperature, stop_token_ids)
         tokens = max(map(len, prompts)) + length
-        with keep_random_state(self.model.device):
+        with keep_random_state(self.model.device), without_autocast_wrapper(base):
             return run_continuously(base, prompts, config, batching_config(tokens, min(batch_size, len(prompts)), seed))
 
 

@@ -180,11 +180,27 @@ def test_a_model_is_marked_as_quantized(quantized):
     assert not hasattr(plain, "is_quantized")
 
 
+def test_a_model_computes_without_the_autocast_of_an_accelerator():
+    from accelerate import Accelerator
+
+    accelerator, ones = Accelerator(mixed_precision="bf16", cpu=True), torch.full((1, 8), 1 / 3)
+    model = accelerator.prepare_model(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)))
+    rounded = model(ones)
+    with compat.without_autocast_wrapper(model):
+        exact = model(ones)
+    assert torch.equal(exact, model[1](model[0](ones))) and not torch.equal(exact, rounded)
+    assert torch.equal(model(ones), rounded)
+    with compat.without_autocast_wrapper(model[0]):  # no accelerator has prepared it
+        assert torch.equal(model[0](ones), torch.nn.functional.linear(ones, model[0].weight, model[0].bias))
+    compat.forget_process_state(AcceleratorState)  # of mixed precision
+
+
 def test_4bit_layers_stay_unpacked(quantized):
     from bitsandbytes.nn import Linear4bit
 
     layer = Linear4bit(8, 8)
-    assert hasattr(layer, "support_avx512bf16_for_cpu")
+    if not hasattr(layer, "support_avx512bf16_for_cpu"):
+        pytest.skip("bitsandbytes before 0.49 never repacks them")
     compat.keep_unpacked(layer)
     assert layer.support_avx512bf16_for_cpu is False
 

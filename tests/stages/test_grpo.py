@@ -118,6 +118,12 @@ def test_other_engines_sample_what_is_learned_from(run_stage, method, tmp_path, 
     assert max(abs(row["objective/kl"]) for row in updates(folder)) < 1e-4
 
 
+def test_continuous_batching_samples_from_a_whole_model_in_bf16(run_stage, method, tmp_path):
+    whole = {"use_peft": None, "lora_r": None, "bf16": True, "rollout_engine": "continuous", "max_steps": 1}
+    rows = updates(run_stage(method, tmp_path / "run", **whole))
+    assert len(rows) == 1 and abs(rows[0]["objective/kl"]) < 1e-4  # policy and reference are still equal
+
+
 # Resuming
 
 

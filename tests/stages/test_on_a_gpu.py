@@ -1,4 +1,4 @@
-"""On a GPU: SFT, reward model and PPO in each method, each engine, and what the verbs make of their folders."""
+"""On a GPU: each stage in each method, each engine, and what the verbs make of their folders."""
 
 import math
 
@@ -92,6 +92,35 @@ def test_each_engine_samples_there(chain, run_stage, tmp_path, engine, settings)
     assert read_record(folder)["rollout_engine"].startswith(f"transformers.{engine}")
     kl = [row["objective/kl"] for row in read_metrics(folder) if "objective/kl" in row]
     assert abs(kl[0]) < 1e-4 < abs(kl[-1])
+
+
+@pytest.mark.parametrize("method", ["LoRA", "4 bits", "whole"])
+@pytest.mark.parametrize("stage", ["dpo", "grpo", "rloo"])
+def test_the_siblings_of_ppo_train_there(chain, run_stage, tmp_path, stage, method):
+    folders, scored = chain(method), stage != "dpo"
+    models = {"model_name_or_path": str(folders["sft"])}
+    models |= {"reward_model_path": str(folders["reward"]), "test_split_size": 4} if scored else {}
+    folder = run_stage(stage, tmp_path / stage, **models, **METHODS[method])
+    record, rows = read_record(folder), read_metrics(folder)
+    assert (record["status"], record["environment"]["device"]) == ("done", torch.cuda.get_device_name())
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses and all(map(math.isfinite, losses))
+    file = "model.safetensors" if method == "whole" else "adapter_model.safetensors"
+    before, after = load_file(folders["sft"] / file), load_file(folder / file)
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert any(not torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("method", ["LoRA", "4 bits", "whole"])
+@pytest.mark.parametrize("engine", ["static", "continuous"])
+def test_each_engine_samples_for_grpo_there(chain, run_stage, tmp_path, engine, method):
+    folders = chain(method)
+    models = {"model_name_or_path": str(folders["sft"]), "reward_model_path": str(folders["reward"])}
+    with torch.compiler.set_stance("force_eager"):  # half a minute less
+        folder = run_stage("grpo", tmp_path / "grpo", rollout_engine=engine, **models, **METHODS[method])
+    assert read_record(folder)["rollout_engine"].startswith(f"transformers.{engine}")
+    kl = [row["objective/kl"] for row in read_metrics(folder) if "objective/kl" in row]
+    assert abs(kl[0]) < 1e-3 and len(kl) == 2
 
 
 @pytest.mark.parametrize("method", ["LoRA", "4 bits", "whole"])
