@@ -15,7 +15,7 @@ quickstart: $(VENV)/installed
 	$(OFFLINE) $(BIN)/hfkit quickstart --output_dir runs/quickstart --seed 0
 
 # On two cores: a third worker computes while another one waits for a process that a test has started.
-# Processes of tests import hfkit 200 times: without bytecode, each time takes a quarter of a second more.
+# Processes of tests import hfkit; without bytecode, each of them takes a quarter of a second more.
 test: $(VENV)/installed
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile
 
