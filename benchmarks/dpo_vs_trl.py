@@ -9,7 +9,7 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 import hfkit
-from hfkit.core.compat import EncodedRows
+from hfkit.core.compat_trl import EncodedRows
 from hfkit.data.comparisons import COMPARISONS, encode_comparisons
 from hfkit.data.splits import load_splits
 from hfkit.models.loading import load_trainable
