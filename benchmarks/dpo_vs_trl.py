@@ -34,10 +34,9 @@ def encode(config, tokenizer):
 
 
 def as_trl_has_them(row: dict) -> dict:
-    chosen, rejected = (
-        row[name][start:] for name, start in zip(("chosen_ids", "rejected_ids"), row["starts"], strict=True)
-    )
-    return {"prompt_ids": row["chosen_ids"][: row["starts"][0]], "chosen_ids": chosen, "rejected_ids": rejected}
+    starts = [spans[0] for spans in row["spans"]]
+    chosen, rejected = (row[name][start:] for name, start in zip(("chosen_ids", "rejected_ids"), starts, strict=True))
+    return {"prompt_ids": row["chosen_ids"][: starts[0]], "chosen_ids": chosen, "rejected_ids": rejected}
 
 
 def trainer(is_bare: bool, config, model, tokenizer, train, test):
