@@ -9,7 +9,7 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 import hfkit
-from hfkit.core.compat import EncodedRows
+from hfkit.core.compat_trl import EncodedRows
 from hfkit.data.comparisons import COMPARISONS, encode_comparisons
 from hfkit.data.splits import load_splits
 from hfkit.models.loading import load_trainable
@@ -34,10 +34,9 @@ def encode(config, tokenizer):
 
 
 def as_trl_has_them(row: dict) -> dict:
-    chosen, rejected = (
-        row[name][start:] for name, start in zip(("chosen_ids", "rejected_ids"), row["starts"], strict=True)
-    )
-    return {"prompt_ids": row["chosen_ids"][: row["starts"][0]], "chosen_ids": chosen, "rejected_ids": rejected}
+    starts = [spans[0] for spans in row["spans"]]
+    chosen, rejected = (row[name][start:] for name, start in zip(("chosen_ids", "rejected_ids"), starts, strict=True))
+    return {"prompt_ids": row["chosen_ids"][: starts[0]], "chosen_ids": chosen, "rejected_ids": rejected}
 
 
 def trainer(is_bare: bool, config, model, tokenizer, train, test):

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from hfkit.core.files import read_json_mapping, write_json
 from hfkit.records.environment import environment
 
 HERE = Path(__file__).parent
+LAUNCHES_AT_ONCE = 4
 NO_TESTS = 5  # the exit status of pytest that found none
 BF16 = ("--dtype", "bfloat16", "--bf16")
 FOUR_BITS = (*BF16, "--load_in_4bit")
@@ -58,8 +60,9 @@ def plan(asked: argparse.Namespace, folder: Path) -> list[Row]:
     """The rows, the most telling first."""
     tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
     resume = ("tests/training/test_kill.py", "tests/training/test_resume.py")
+    launches = [f"tests/stages/test_{name}_on_a_gpu.py" for name in ("launches", "deepspeed")]
     rows = [
-        Row("tests of the GPU", 120, (*tests, "-m", "gpu", "tests")),
+        Row("tests of the GPU", 300, (*tests, "-m", "gpu", "tests", *(f"--ignore={file}" for file in launches))),
         Row("kill and resume", 180, (*tests, *resume)),
     ]
 
@@ -83,6 +86,12 @@ def plan(asked: argparse.Namespace, folder: Path) -> list[Row]:
         command += ["--pairs", str(asked.pairs), "--records", str(folder), *options]
         rows.append(Row(f"ppo {shape} {kind}", seconds, tuple(command), shape, f"ppo_vs_trl_{name}.json"))
 
+    def online(shape: str, seconds: int, kind: str) -> None:
+        given, name = asked.model if shape == "135M" and asked.model else asked.work / shape, f"{shape}-{kind}"
+        command = [str(HERE / "online_vs_trl.py"), "--model", str(given), "--name", name, "--records", str(folder)]
+        command += ["--pairs", str(asked.pairs), "--updates", "1" if asked.device == "cpu" else "3"]
+        rows.append(Row(f"grpo and rloo {shape} {kind}", seconds, tuple(command), shape, f"online_vs_trl_{name}.json"))
+
     unchecked = ("--check", "0")
     make("135M", 30)
     compare("sft", "135M", 120, "float32", "--check", "20")
@@ -103,6 +112,13 @@ def plan(asked: argparse.Namespace, folder: Path) -> list[Row]:
     compare("sft", "8B", 120, "bf16", *BF16, *unchecked)
     compare("reward", "8B", 150, "4bit", *FOUR_BITS, *unchecked)
     ppo("1B", 180, "bf16", "--engines", "static")
+    compare("dpo", "135M", 90, "bf16", *BF16, *unchecked)
+    online("135M", 180, "bf16")
+    workers = ("-n", str(LAUNCHES_AT_ONCE)) if find_spec("xdist") else ()  # most of a launch is one process starting
+    rows += [
+        Row(f"launches with {name}", 300, (*tests, *workers, "-m", "gpu", file))
+        for name, file in zip(("DDP and FSDP2", "DeepSpeed"), launches, strict=True)
+    ]
     return [row for row in rows if not asked.only or re.search(asked.only, row.name) or row.name.startswith("make")]
 
 
@@ -203,7 +219,9 @@ def run(row: Row, folder: Path, asked: argparse.Namespace, remaining: float) -> 
         result["tests"] = last
     if row.details:
         record = read_json_mapping(folder / row.details) or {}
-        result |= {key: record[key] for key in ("hfkit_over_bare", "medians", "check", "speed") if key in record}
+        result |= {
+            key: record[key] for key in ("hfkit_over_bare", "medians", "check", "speed", "methods") if key in record
+        }
     return {"status": "done", **result}
 
 

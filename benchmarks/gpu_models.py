@@ -22,7 +22,7 @@ SHAPES = {
     "1B": (2048, 8192, 16, 32, 8, 128256, True),
     "8B": (4096, 14336, 32, 32, 8, 128256, False),
 }
-ROWS = {"sft": "instructions", "reward": "preferences", "pretrain": "documents"}
+ROWS = {"sft": "instructions", "reward": "preferences", "dpo": "preferences", "pretrain": "documents"}
 VOCABULARY = 1000  # words
 COUNT = 1200
 

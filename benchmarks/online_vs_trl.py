@@ -1,9 +1,11 @@
-"""python benchmarks/online_vs_trl.py --name 3m [--pairs 3] [--updates 6]
+"""python benchmarks/online_vs_trl.py --name 3m [--model DIR] [--pairs 3] [--updates 6]
 
 hfkit's GRPO and RLOO compared with TRL's GRPOTrainer and RLOOTrainer, with LoRA: the same model, prompts (8 to 48
 tokens), reward, settings and number of responses, each run in a separate process, alternately. Both sample with
 `generate`; the learning rate is so low that the length of responses does not change. Writes seconds and CPU seconds an
 update into records/online_vs_trl_NAME.json.
+
+Without `--model`, the model has 3 million random weights, and responses of 24 tokens on average.
 """
 
 import argparse
@@ -23,7 +25,14 @@ import torch
 import trl
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, PrinterCallback, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    set_seed,
+)
 
 from hfkit.core.files import write_json
 from hfkit.records.environment import environment
@@ -35,6 +44,7 @@ OWN = {"grpo": (GRPOTrainer, GRPOArguments), "rloo": (RLOOTrainer, RLOOArguments
 BARE = {"grpo": (trl.GRPOTrainer, trl.GRPOConfig), "rloo": (trl.RLOOTrainer, trl.RLOOConfig)}
 SHAPE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6}
 VOCABULARY, REPLY, WARM = 2048, 48, 1
+ADAPTER = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 SETTINGS = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "num_generations": 8}
 SETTINGS |= {"learning_rate": 1e-7, "temperature": 1.0, "beta": 0.04, "save_strategy": "no", "report_to": "none"}
 SETTINGS |= {"use_cpu": not torch.cuda.is_available(), "bf16": torch.cuda.is_available(), "logging_steps": 1}
@@ -52,16 +62,17 @@ def tokenizer_of_words() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, **options)
 
 
-def policy():
-    """A random Llama with an adapter, whose responses have 24 tokens on average."""
+def policy(path: str | None):
+    """A model with an adapter; without a path, a random Llama, whose responses have 24 tokens on average."""
     torch.manual_seed(0)
+    if path is not None:
+        return get_peft_model(AutoModelForCausalLM.from_pretrained(path), ADAPTER)
     config = LlamaConfig(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=None, eos_token_id=1, **SHAPE)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # every hidden state has this unit: one token in about 24 is the end
         model.get_input_embeddings().weight[:, 0] = 3.0
         model.lm_head.weight[1, 0] = 0.32
-    adapted = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-    return adapted
+    return get_peft_model(model, ADAPTER)
 
 
 def prompts(count: int) -> list[str]:
@@ -73,9 +84,9 @@ def prompts(count: int) -> list[str]:
 
 
 def even_share(replies: list[str]) -> list[float]:
-    """The share of words with an even number."""
-    found = [[int(word[1:]) % 2 == 0 for word in reply.split() if word[:1] == "w"] for reply in replies]
-    return [sum(words) / max(len(words), 1) for words in found]
+    """The share of characters with an even code."""
+    found = [[ord(one) % 2 == 0 for one in reply] for reply in replies]
+    return [sum(even) / max(len(even), 1) for even in found]
 
 
 def own_reward(prompts, replies, **_) -> list[float]:
@@ -86,9 +97,10 @@ def bare_reward(prompts, completions, **_) -> list[float]:
     return even_share(completions)
 
 
-def trainer_of(method: str, kind: str, updates: int, folder: str):
+def trainer_of(method: str, kind: str, updates: int, folder: str, path: str | None):
     """hfkit's trainer or the bare one."""
-    tokenizer, model = tokenizer_of_words(), policy()
+    model = policy(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left") if path else tokenizer_of_words()
     texts = prompts(4 * (updates + WARM))
     given = {**SETTINGS, "output_dir": folder, "max_steps": updates + WARM}
     if kind == "bare":
@@ -108,7 +120,7 @@ def trainer_of(method: str, kind: str, updates: int, folder: str):
     return own(
         model=model,
         ref_model=copy_sharing_frozen(model).requires_grad_(False).eval(),
-        scorer=Scorer(tokenizer, functions={"even": own_reward}, stop_token_ids=[1]),
+        scorer=Scorer(tokenizer, functions={"even": own_reward}, stop_token_ids=[tokenizer.eos_token_id]),
         args=arguments(**given, response_length=REPLY),
         train_dataset=rows,
         eval_dataset=None,
@@ -133,10 +145,10 @@ class Clock:
         return {"seconds": time.perf_counter() - self.begin[0], "cpu_seconds": time.process_time() - self.begin[1]}
 
 
-def run(method: str, kind: str, updates: int) -> dict:
+def run(method: str, kind: str, updates: int, path: str | None) -> dict:
     set_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(method, kind, updates, folder)
+        trainer = trainer_of(method, kind, updates, folder, path)
         trainer.remove_callback(PrinterCallback)
         clock = Clock(trainer)
         trainer.train()
@@ -148,14 +160,17 @@ def run(method: str, kind: str, updates: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--model", help="folder of a model")
+    parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--updates", type=int, default=6, help="timed updates of a run")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
         method, kind = asked.one.split(":")
-        return print(json.dumps(run(method, kind, asked.updates)))
-    record = {"benchmark": "online_vs_trl", "settings": {**SETTINGS, "response_length": REPLY, **SHAPE}}
+        return print(json.dumps(run(method, kind, asked.updates, asked.model)))
+    shape = {"model": Path(asked.model).name} if asked.model else SHAPE
+    record = {"benchmark": "online_vs_trl", "settings": {**SETTINGS, "response_length": REPLY, **shape}}
     record |= {"threads": torch.get_num_threads(), "environment": environment(), "methods": {}}
     for method in OWN:
         runs: dict[str, list[dict]] = {"hfkit": [], "bare": []}
@@ -171,8 +186,8 @@ def main() -> None:
             for name in ("seconds", "cpu_seconds")
         }
         record["methods"][method] = {"hfkit_by_bare": ratios, "runs": runs}
+        write_json(asked.records / f"online_vs_trl_{asked.name}.json", record)
         print(method, ratios, {kind: round(found[0]["mean_length"], 1) for kind, found in runs.items()}, flush=True)
-    write_json(Path(__file__).parent / "records" / f"online_vs_trl_{asked.name}.json", record)
 
 
 if __name__ == "__main__":

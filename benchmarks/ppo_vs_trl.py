@@ -10,6 +10,8 @@ episodes in bf16, and the first one, in which engines compile, is timed by itsel
 - `--memory`: peak resident memory, where the allocator gives back at once what is freed; trl's loop also with a
   separate model for each role, as its script loads them.
 - `ACCUMULATION=2` in the environment: updates of half as many episodes.
+- `PROMPT=512 RESPONSE=512 MEAN=512` in the environment: other lengths; with a mean as long as the limit, no response
+  ends before it. `--pairs 0 --engines static` then measures hfkit alone.
 - `--seeds`: curves of the reward over `--curve` updates, at `--learning_rate`.
 
 Writes what was measured into records/ppo_vs_trl_NAME.json as it comes, and leaves what it has of the rest.
@@ -54,7 +56,8 @@ APART = "trl, models apart"
 STILL = 1e-6  # learning rate of what is timed: the length of responses does not change
 # glibc otherwise keeps what was freed, and the peak would be of what was ever needed at any place.
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_MMAP_MAX_": "1000000"}
-LIMIT, MEAN, LONGEST_PROMPT = 128, 36, 48
+LIMIT, LONGEST_PROMPT = int(os.environ.get("RESPONSE", 128)), int(os.environ.get("PROMPT", 48))
+MEAN = int(os.environ.get("MEAN", 36))
 WORDS = "the little bird saw a big red ball near old tree and ran home with her friend because it was".split()
 LIKED = ("happy", "smiled", "love")
 ON_GPU = torch.cuda.is_available()
@@ -70,10 +73,10 @@ SIZE = BATCH["per_device_train_batch_size"] * BATCH["gradient_accumulation_steps
 
 
 def prompts(tokenizer, count: int) -> list[list[int]]:
-    """Plain words, 16 to 48 tokens."""
-    text = " ".join(WORDS * 10)
+    """Plain words, a third of `LONGEST_PROMPT` tokens up to all of them."""
+    text, shortest = " ".join(WORDS * (LONGEST_PROMPT // 4)), LONGEST_PROMPT // 3
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    return [ids[index % 7 :][: 16 + (index * 5) % 33] for index in range(count)]
+    return [ids[index % 7 :][: shortest + (index * 5) % (LONGEST_PROMPT - shortest + 1)] for index in range(count)]
 
 
 def prepare(root: Path, asked: argparse.Namespace) -> None:
@@ -266,7 +269,7 @@ def write_record(asked: argparse.Namespace, found: dict) -> None:
     about = {
         "benchmark": "ppo_vs_trl",
         "model": Path(asked.model).name,
-        "settings": PPO,
+        "settings": {**PPO, "longest_prompt": LONGEST_PROMPT, "mean_length": MEAN},
         "environment": environment(),
     }
     write_json(path, {**(read_json_mapping(path) or {}), **about, **found})

@@ -137,10 +137,12 @@ TINY = {
 
 
 def pytest_collection_modifyitems(items):
-    """Raise the time limit of slow tests to half an hour; without a GPU, skip the tests that need one."""
+    """Raise the time limit of slow tests, and of tests that compile for a GPU; without one, skip the latter."""
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and HFKIT_TEST_GPU=1"))
+        elif item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.timeout(900))
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(1800))
 

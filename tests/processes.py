@@ -22,8 +22,9 @@ from hfkit.cli import main
 
 WORLD = 2
 ON_GPU = os.environ.get("HFKIT_TEST_GPU") == "1"
-LIMIT = 120
-"""Seconds that a launch may take. A process that takes longer prints its traceback and is killed."""
+LIMIT = 240 if ON_GPU else 120
+"""Seconds that a launch may take; on a GPU, kernels may have to be compiled first. A process that takes longer prints
+its traceback and is killed."""
 CALL = """
 import pickle, sys
 given = sys.stdin.buffer

@@ -1,5 +1,6 @@
 """The plan of `make bench-gpu`, with tiny models on the CPU."""
 
+import ast
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,15 @@ def bench(folder: Path, *options: str) -> tuple[int, dict]:
 
 def record_in(folder: Path) -> dict:
     return json.loads((folder / "gpu.json").read_text())
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda script: script.stem)
+def test_what_a_script_imports_from_hfkit_exists(script):
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hfkit"):
+            module, names = import_module(node.module), [one.name for one in node.names]
+            missing = [name for name in names if not hasattr(module, name)]
+            assert not [name for name in missing if find_spec(f"{node.module}.{name}") is None]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from hfkit.records.record import read_record
 
+pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.gpu
 STEPS = {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "lora_dropout": 0.0}
 QLORA, FULL = {"load_in_4bit": True}, {"use_peft": None, "lora_r": None, "lora_dropout": None}
