@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 from trl import pack_dataset
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
@@ -80,8 +79,3 @@ def pack_conversations(rows: Dataset, config) -> Dataset:
     with progress_bars(len(rows)):
         batch = batch_of(np.minimum(rows["length"][:], config.max_length))
         return pack_dataset(rows.select_columns(["input_ids", "labels"]), config.max_length, "bfd", batch)
-
-
-def separating_collator(tokenizer) -> DataCollatorForLanguageModeling:
-    """Return a collator that joins rows into one row (1, tokens); no document predicts the start of the next one."""
-    return DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=True)

@@ -17,7 +17,7 @@ from hfkit.core.console import say
 from hfkit.core.device import device, prepare_device
 from hfkit.core.launch import shards_with_fsdp
 from hfkit.data.forms import TEXT
-from hfkit.data.packing import pack_documents, separating_collator
+from hfkit.data.packing import pack_documents
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.metrics.formulas import bits_per_byte, perplexity
@@ -34,6 +34,7 @@ from hfkit.training.callbacks import BeforeFirstStep, Samples
 from hfkit.training.chunked_loss import ChunkedLoss
 from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.micro_batching import MicroBatching
+from hfkit.training.separating_collator import separating_collator
 from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave
 

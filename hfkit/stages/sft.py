@@ -14,7 +14,7 @@ from hfkit.config.stages import SFTConfig
 from hfkit.core.console import say
 from hfkit.core.device import prepare_device
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
-from hfkit.data.packing import pack_conversations, separating_collator
+from hfkit.data.packing import pack_conversations
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
@@ -34,6 +34,7 @@ from hfkit.training.arguments import (
 )
 from hfkit.training.callbacks import BeforeFirstStep
 from hfkit.training.memory.plan_run import plan_run
+from hfkit.training.separating_collator import separating_collator
 from hfkit.training.sft_trainer import MicroBatchedSFTTrainer
 from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave
