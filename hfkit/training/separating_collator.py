@@ -1,4 +1,4 @@
-"""Collates packed rows whose documents are separate."""
+"""Collates packed rows for models that keep their documents apart."""
 
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
