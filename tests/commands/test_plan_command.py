@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,12 +222,11 @@ def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
 
 
 def test_help_is_light():
-    code = "import hfkit.cli as c, sys\ntry: c.main(['plan', '-h'])\nfinally: print('torch' in sys.modules)"
+    code = "import hfkit.cli as c, sys\ntry: c.main(['plan', '-h'])\nfinally: print(HEAVY & {*sys.modules})"
+    code = code.replace("HEAVY", "{'torch', 'numpy', 'transformers', 'datasets'}")
     env = os.environ | {"PYTHONPATH": python_path(ROOT)}
-    started = time.time()
     ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert ran.stdout.startswith("usage: hfkit plan") and ran.stdout.endswith("\nFalse\n")
-    assert time.time() - started < 2  # 0.1 s on an idle machine
+    assert ran.stdout.startswith("usage: hfkit plan") and ran.stdout.endswith("\nset()\n")
 
 
 def test_rollouts_over_a_4_bit_base_hold_merged_copies_where_they_fit(llama_8b, tmp_path):
