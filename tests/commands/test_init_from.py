@@ -374,6 +374,9 @@ def test_the_stage_runs(base_dir, data, tmp_path, monkeypatch, capsys):
     ("text", "flags", "reported"),
     [
         ("stage: kto\nlora_rank: 8", [], "stage: 'kto' -> hfkit has no KTO"),
+        ("stage: dpo\npref_loss: orpo", [], "pref_loss: 'orpo' -> hfkit has no ORPO"),
+        ("stage: dpo\npref_loss: simpo", [], "pref_loss: 'simpo' -> hfkit has no SimPO"),
+        ("stage: dpo\npref_loss: kto_pair", [], "pref_loss: 'kto_pair' -> hfkit has no KTO"),
         ("base_model: m\nrl: simpo", [], "rl: 'simpo' -> hfkit translates these: dpo, grpo"),
         ("learning_rate: 1", [], "--from: 'theirs.yaml' -> for none of these tools"),
         ("- a\n- b", [], "expected a mapping"),
