@@ -157,6 +157,33 @@ def test_hfkit_help_imports_no_heavy_library():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("argv", "reported"),
+    [
+        (["chat", "./missing"], "./missing: no such folder, and not a Hub id"),
+        (["chat", ".", "--against", "./missing"], "./missing: no such folder"),
+        (["merge", "./missing", "out"], "./missing: no such folder"),
+        (["export", "user/missing", "out", "--format", "gguf"], "cannot load user/missing: neither a folder nor"),
+        (["plan", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
+        (["plan", "list.yaml"], "expected a mapping"),
+        (["run", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
+        (["data", "check", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
+    ],
+)
+def test_a_missing_input_is_reported_before_heavy_libraries_load(argv, reported, tmp_path):
+    (tmp_path / "list.yaml").write_text("- a")
+    heavy = "{'torch', 'trl', 'transformers', 'datasets', 'peft', 'accelerate'}"
+    code = f"import sys, hfkit.cli as c; print(c.main({argv}), {heavy} & {{*sys.modules}})"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert reported in ran.stderr and ran.stdout.split() in (["1", "set()"], ["2", "set()"])
+
+
+def test_training_libraries_stay_out_of_verbs_that_do_not_train():
+    code = "import sys, hfkit.evaluation.evaluate; sys.exit('trl.trainer.sft_trainer' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
 @pytest.mark.parametrize("verb", STAGES)
 def test_launchers(verb):
     name = "train_tokenizer" if verb == "tokenizer" else verb

@@ -122,6 +122,8 @@ def parse_yaml(text: str) -> object:
         raise exceeded(MAX_YAML_BYTES, "its YAML has", "bytes")
     try:
         return StrictLoader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(f"not valid YAML: {reason(error)}{advice(error)}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {reason(error)}") from error
 
@@ -156,6 +158,15 @@ def read_mapping(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
+def advice(error: yaml.MarkedYAMLError) -> str:
+    """Return what to do about a mistake that is common in YAML, as the end of a message; "" for others."""
+    if "'\\t'" in (error.problem or ""):
+        return ": use spaces, not tabs"
+    if "escape" in (error.problem or ""):
+        return ": put a value with backslashes, such as a Windows path, in single quotes"
+    return ""
+
+
 def read_yaml(path: str, problems: list[Problem]) -> dict | None:
     """Return the mapping in a YAML file; add a problem and return None if there is none."""
     try:
@@ -169,7 +180,7 @@ def read_yaml(path: str, problems: list[Problem]) -> dict | None:
         remedy = f"cannot be read: {error.strerror or error}"
     except yaml.MarkedYAMLError as error:
         path = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else path
-        remedy = f"not valid YAML: {error.problem}"
+        remedy = f"not valid YAML: {error.problem}{advice(error)}"
     except UnsafeFileError as error:
         remedy = str(error)
     except (ValueError, yaml.YAMLError) as error:

@@ -142,6 +142,17 @@ def test_axolotl(settings):
     assert [problem.key for problem in found.undecided] == ["datasets[2].type.format"]
 
 
+def test_the_block_trl_of_axolotl_has_keys_of_grpo(settings):
+    block = "beta: 0.01\n  num_generations: 4\n  max_completion_length: 64\n  use_vllm: true\n  log_completions:"
+    found = settings(f"base_model: m\nrl: grpo\ntrl:\n  {block}\n  vllm_guided_decoding_regex: a+\n")
+    wanted = {"beta": 0.01, "num_generations": 4, "max_completion_length": 64, "rollout_engine": "vllm"}
+    names = {"max_completion_length": "response_length"}
+    got = values(found)
+    assert {key: got.get(key, got.get(names.get(key))) for key in wanted} == wanted
+    undecided = {one.key for one in found.undecided}
+    assert "vllm_guided_decoding_regex" in undecided and not {"trl", "log_completions"} & undecided
+
+
 def test_trl(settings):
     found = settings(TRL, "grpo")
     entry = {"path": "someone/prompts", "name": "en"}
@@ -374,6 +385,9 @@ def test_the_stage_runs(base_dir, data, tmp_path, monkeypatch, capsys):
     ("text", "flags", "reported"),
     [
         ("stage: kto\nlora_rank: 8", [], "stage: 'kto' -> hfkit has no KTO"),
+        ("stage: dpo\npref_loss: orpo", [], "pref_loss: 'orpo' -> hfkit has no ORPO"),
+        ("stage: dpo\npref_loss: simpo", [], "pref_loss: 'simpo' -> hfkit has no SimPO"),
+        ("stage: dpo\npref_loss: kto_pair", [], "pref_loss: 'kto_pair' -> hfkit has no KTO"),
         ("base_model: m\nrl: simpo", [], "rl: 'simpo' -> hfkit translates these: dpo, grpo"),
         ("learning_rate: 1", [], "--from: 'theirs.yaml' -> for none of these tools"),
         ("- a\n- b", [], "expected a mapping"),

@@ -25,8 +25,11 @@ def split_names(given: object) -> list[str]:
 
 
 def split_items(given: dict[str, object]) -> list[tuple[str, object]]:
-    """Return keys and values; the token to pad with, which hfkit takes, is split from other special tokens."""
+    """Return keys and values; those of axolotl's block `trl`, and the token to pad with, are split from the others."""
     items, tokens = dict(given), given.get("special_tokens")
+    if isinstance(items.get("trl"), dict):
+        nested = {str(key): value for key, value in items.pop("trl").items() if value is not None}
+        return [*split_items(items), *nested.items()]
     if not isinstance(tokens, dict) or len(tokens) < 2 or "pad_token" not in tokens:
         return [*items.items()]
     items["special_tokens"] = {"pad_token": tokens["pad_token"]}

@@ -77,7 +77,8 @@ def find_stage(tool: str, given: dict[str, object], goal: str | None) -> str:
     """Return the stage that a config is for.
 
     Raises:
-        ConfigError: hfkit has no such stage, or the file does not show it and no goal is given, or another one.
+        ConfigError: hfkit has no such stage, or the file does not show it and no goal is given, or another one; or a
+            value makes the stage a method that hfkit lacks.
     """
     known = table()["tools"][tool]
     if known["stage_key"] is None:
@@ -97,4 +98,12 @@ def find_stage(tool: str, given: dict[str, object], goal: str | None) -> str:
     stage = flagged or known["stages"].get(named, named)
     if goal not in (None, stage):
         raise ConfigError([Problem("--goal", goal, f"the file is for {stage}: leave it out")])
+    refused = known.get("refused", {}).get(stage, {})
+    problems = [
+        Problem(key, given[key], remedies[str(given[key])])
+        for key, remedies in refused.items()
+        if str(given.get(key)) in remedies
+    ]
+    if problems:
+        raise ConfigError(problems)
     return stage
