@@ -75,16 +75,15 @@ def exclude_direct_weights(shape: LoraConfig, model: PreTrainedModel) -> None:
         ValueError: other `target_modules` match one of them.
     """
     direct, targets = direct_weights(model.config), shape.target_modules or []
-    if not direct:
+    matched = [name for name, _ in model.named_modules() if is_target(name, direct)]
+    names = sorted({name.rpartition(".")[2] for name in matched})
+    if names and targets == ALL_LINEAR:
+        shape.exclude_modules = names
         return
-    if targets == ALL_LINEAR:
-        shape.exclude_modules = [*direct]
-        return
-    for name, _ in model.named_modules():
-        excluded = is_target(name, shape.exclude_modules or [])
-        if is_target(name, direct) and is_target(name, targets) and not excluded:
-            found = name.rpartition(".")[2]
-            raise ValueError(f"LoRA on {found} has no effect in {model.config.model_type}, or a wrong one")
+    left = [name for name in matched if not is_target(name, shape.exclude_modules or [])]
+    if found := next((name for name in left if is_target(name, targets)), None):
+        layer = found.rpartition(".")[2]
+        raise ValueError(f"LoRA on {layer} has no effect in {model.config.model_type}, or a wrong one")
 
 
 def on_meta(config: PreTrainedConfig, head: type, dtype: torch.dtype | None = None) -> PreTrainedModel:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hfkit.core.compat_trl import fused_head_tile, has_plain_loss
-from hfkit.training.memory import formulas
+from hfkit.training.memory import formulas, loss_formulas
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.formulas import BF16, FP32, Pass
 from hfkit.training.memory.processes import ALONE, Launch, gathered_size
@@ -133,12 +133,12 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
     has_reference = stage.spec.holds_reference and stage.spec.form == "comparisons"
     has_loss_type = hasattr(stage.arguments, "loss_type")  # pretraining has no such key
     if not has_reference and (not has_loss_type or has_plain_loss(stage.arguments)):
-        return formulas.chunked_loss_bytes(role.decoder, run)
+        return loss_formulas.chunked_loss_bytes(role.decoder, run)
     if tile := fused_head_tile():
-        return formulas.fused_head_bytes(role.decoder, run, run.tokens, tile)
+        return loss_formulas.fused_head_bytes(role.decoder, run, run.tokens, tile)
     if has_reference:
-        return formulas.preference_loss_bytes(role.decoder, run)
-    return formulas.loss_bytes(role.decoder, run.tokens)
+        return loss_formulas.preference_loss_bytes(role.decoder, run)
+    return loss_formulas.loss_bytes(role.decoder, run.tokens)
 
 
 def ppo_phases(
@@ -157,7 +157,7 @@ def ppo_phases(
     replies = min(tokens, (most_rows if config.micro_batches_by_length else size) * config.response_length)
     accumulated = gradients if tokens < whole_step else 0
     run = training_pass(stage, policy, size, length, device)
-    logits = formulas.policy_loss_bytes(policy.decoder, run, replies)
+    logits = loss_formulas.policy_loss_bytes(policy.decoder, run, replies)
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
     rows = min(batch, config.local_rollout_forward_batch_size)
     rollout = rollout_bytes(stage, roles, replace(run, rows=rows), device, launch)
@@ -165,7 +165,7 @@ def ppo_phases(
     whole = [gathered_size(role.weights, half) if launch.shares_weights else 0 for role in roles]
     phases = {
         "rollout": whole[0] + rollout,
-        "scoring": max(whole) + formulas.scoring_bytes(policy.decoder, run, replies),
+        "scoring": max(whole) + loss_formulas.scoring_bytes(policy.decoder, run, replies),
     }
     passes = {
         "value": (value, training_pass(stage, value, size, length, device), 0, accumulated),
@@ -174,7 +174,7 @@ def ppo_phases(
     if config.ptx_coef:
         rows = min(most_rows, ceil(tokens / config.ptx_max_length)) if config.max_tokens_per_micro_batch else size
         ptx = training_pass(stage, policy, rows, config.ptx_max_length, device)
-        passes["ptx"] = (policy, ptx, formulas.chunked_loss_bytes(policy.decoder, ptx), gradients)
+        passes["ptx"] = (policy, ptx, loss_formulas.chunked_loss_bytes(policy.decoder, ptx), gradients)
     activations = 0
     for name, (role, run, loss, before) in passes.items():
         kept = formulas.kept_bytes(role.decoder, run)
@@ -198,9 +198,9 @@ def group_phases(
     rows = run.rows if config.max_tokens_per_micro_batch is None else size
     replies = min(run.tokens, rows * config.response_length)
     if tile := fused_head_tile():  # without Triton, the logits of prompts are computed too
-        logits = formulas.fused_head_bytes(policy.decoder, run, replies if device.is_gpu else run.tokens, tile)
+        logits = loss_formulas.fused_head_bytes(policy.decoder, run, replies if device.is_gpu else run.tokens, tile)
     else:
-        logits = formulas.loss_bytes(policy.decoder, replies)
+        logits = loss_formulas.loss_bytes(policy.decoder, replies)
     rows = min(size * passes, config.local_rollout_forward_batch_size)
     kept = formulas.kept_bytes(policy.decoder, run)
     backward = formulas.backward_bytes(policy.decoder, run, largest_cast(policy, run))
@@ -208,7 +208,7 @@ def group_phases(
     accumulated = gradients if config.gradient_accumulation_steps > 1 or is_cut else 0
     phases = {
         "rollout": rollout_bytes(stage, roles, replace(run, rows=rows), device, launch),
-        "scoring": formulas.scoring_bytes(policy.decoder, run, replies),
+        "scoring": loss_formulas.scoring_bytes(policy.decoder, run, replies),
         "loss": kept + logits + accumulated,
         "backward": max(kept + accumulated, gradients) + backward,
     }
