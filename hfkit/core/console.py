@@ -148,7 +148,9 @@ def quiet_libraries(bars: bool = False) -> None:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     if not bars and not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are noise in a log file
-    for name in ("bitsandbytes", "torchao", "httpx", "huggingface_hub", "accelerate", "trl"):
+    # torch.utils.cpp_extension warns where a CUDA compiler is installed and there is no GPU
+    loggers = ("bitsandbytes", "torchao", "httpx", "huggingface_hub", "accelerate", "trl", "torch.utils.cpp_extension")
+    for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
     # DeepSpeed sets the level of its logger when it is imported, but keeps filters
     logging.getLogger("DeepSpeed").addFilter(is_error)
