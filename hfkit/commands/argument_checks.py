@@ -8,9 +8,9 @@ from hfkit.core.hub_fetch import missing_folder_error, require_model
 from hfkit.core.hub_ids import split_revision
 from hfkit.core.yaml import read_yaml
 
-MODELS = {"chat": ("model", "against"), "merge": ("adapter",), "export": ("model",)}
+MODELS_TO_FIND = {"chat": ("model", "against"), "merge": ("adapter",), "export": ("model",)}
 """The arguments of a verb that name models; `--revision` applies to the first."""
-CONFIGS = ("config", "pipeline")
+YAMLS_TO_READ = ("config", "pipeline")
 """The arguments that name a YAML."""
 
 
@@ -21,10 +21,10 @@ def check_arguments(verb: str, given: Namespace) -> None:
         ConfigError: a YAML is missing, or it is no mapping.
         HfkitError: a model is missing.
     """
-    for name in CONFIGS:
+    for name in YAMLS_TO_READ:
         if path := getattr(given, name, None):
             require_yaml(path)
-    for index, name in enumerate(MODELS.get(verb, ())):
+    for index, name in enumerate(MODELS_TO_FIND.get(verb, ())):
         if path := getattr(given, name):
             require_findable(path, given.revision if index == 0 else "main")
 
