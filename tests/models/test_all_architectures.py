@@ -11,6 +11,21 @@ from transformers import AutoModelForCausalLM
 pytestmark = [pytest.mark.architectures, pytest.mark.timeout(300)]
 SFT = {"max_steps": 2, "save_steps": 2, "max_length": 128, "lora_dropout": 0.0, "learning_rate": 1e-3}
 PPO = {"reward_model_path": None, "reward_functions": ["reward_functions:length"], "learning_rate": 1e-9}
+NO_SCORE = "its classifier in Transformers has no score head, and PPO refuses it"
+NO_SIZES = "Transformers computes negative sizes from the tiny config when it loads the model"
+KNOWN = {
+    "ctrl": NO_SCORE,
+    "modernbert-decoder": NO_SCORE,
+    "deepseek_v4": "its first layers route by hash, so that two of them have no router loss",
+    "inkling2_loop_text": NO_SIZES,
+    "inkling2_text": NO_SIZES,
+    "laguna": "Transformers renames shared_experts of an adapter twice, and hfkit refuses to open it",
+}
+"""Model type -> why it fails with Transformers 5.24."""
+CASES = [
+    pytest.param(name, marks=[pytest.mark.xfail(reason=KNOWN[name], strict=True)] if name in KNOWN else [])
+    for name in ARCHITECTURES
+]
 
 
 @pytest.fixture
@@ -29,7 +44,7 @@ def folder_of(tokenizer, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("model_type", CASES)
 def test_an_architecture_trains(model_type, folder_of, run_stage, tmp_path):
     base = folder_of(model_type)
     cut, whole = (
