@@ -18,7 +18,7 @@ def check_arguments(verb: str, given: Namespace) -> None:
     """Raise an error if a YAML cannot be read, or if a model is neither in a folder nor on the Hub.
 
     Raises:
-        ConfigError: a YAML is missing, or it is no mapping.
+        ConfigError: a YAML is missing, or it is not a mapping.
         HfkitError: a model is missing.
     """
     for name in YAMLS_TO_READ:
