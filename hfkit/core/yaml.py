@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import yaml
+from yaml.scanner import ScannerError
 
 from hfkit.core.errors import Problem, reason
 from hfkit.core.files import read_text
@@ -160,9 +161,12 @@ def read_mapping(path: Path) -> dict:
 
 def advice(error: yaml.MarkedYAMLError) -> str:
     """Return what to do about a mistake that is common in YAML, as the end of a message; "" for others."""
-    if "'\\t'" in (error.problem or ""):
+    mark = error.problem_mark
+    if not isinstance(error, ScannerError) or mark is None or mark.buffer is None:
+        return ""
+    if mark.buffer[mark.pointer] == "\t":
         return ": use spaces, not tabs"
-    if "escape" in (error.problem or ""):
+    if "\\" in mark.buffer[max(0, mark.pointer - 2) : mark.pointer]:
         return ": put a value with backslashes, such as a Windows path, in single quotes"
     return ""
 
