@@ -14,13 +14,18 @@ YAMLS_TO_READ = ("config", "pipeline")
 """The arguments that name a YAML."""
 
 
-def check_arguments(verb: str, given: Namespace) -> None:
+def check_arguments(verb: str, given: object) -> None:
     """Raise an error if a YAML cannot be read, or if a model is neither in a folder nor on the Hub.
+
+    Args:
+        given: as `read_arguments` returns it; configs of stages and evaluations have been checked.
 
     Raises:
         ConfigError: a YAML is missing, or it is not a mapping.
         HfkitError: a model is missing.
     """
+    if not isinstance(given, Namespace):
+        return
     for name in YAMLS_TO_READ:
         if path := getattr(given, name, None):
             require_yaml(path)

@@ -8,7 +8,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from hfkit.commands.argument_checks import check_arguments
 from hfkit.commands.hinting_parser import HintingParser
 from hfkit.commands.number_arguments import number_of_gigabytes, within
 from hfkit.config.evaluation import ArenaConfig, BenchConfig, EvaluateConfig, SampleConfig
@@ -69,9 +68,7 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     if verb in MODEL_ARGUMENTS and given.revision != "main" and os.path.isdir(getattr(given, MODEL_ARGUMENTS[verb])):
         parser.error(f"--revision: {given.revision!r} has no effect on a folder: leave it out")
     values = {name: value if name in TEXT_ARGUMENTS else expand_home(value) for name, value in vars(given).items()}
-    checked = Namespace(**values, **({} if flags is None else {"flags": flags}))
-    check_arguments(verb, checked)
-    return checked
+    return Namespace(**values, **({} if flags is None else {"flags": flags}))
 
 
 def require_one_process(verb: str) -> None:

@@ -53,6 +53,7 @@ def test_unusual_names_work(attack, tmp_path, rows, name):
 @pytest.mark.parametrize("verb", ["tokenizer", "merge"])
 def test_names_that_cannot_be_written_are_refused(attack, tmp_path, rows, verb, name, reason):
     given = [f"--output_dir={name}", *TOKENIZER, rows] if verb == "tokenizer" else ["adapter", name]
+    (tmp_path / "adapter").mkdir()
     before = {*tmp_path.iterdir()}
     ran = attack(verb, *given)
     assert ran.status in (1, 2) and reason in ran.output
