@@ -179,6 +179,7 @@ def test_a_missing_input_is_reported_before_heavy_libraries_load(argv, reported,
     assert reported in ran.stderr and ran.stdout.split() in (["1", "set()"], ["2", "set()"])
 
 
+@pytest.mark.slow  # it imports without the forks' server
 def test_training_libraries_stay_out_of_verbs_that_do_not_train():
     code = "import sys, hfkit.evaluation.evaluate; sys.exit('trl.trainer.sft_trainer' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
