@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -156,6 +157,7 @@ def test_no_other_module_names_a_method(method):
     assert {f"stages/{method}.py", "config/registry.py"} <= naming <= OWN[method] | CONFIGS
 
 
+@cache
 def words(path: Path) -> list[str]:
     """Return the identifiers and strings of a module, without its docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
