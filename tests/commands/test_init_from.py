@@ -1,59 +1,20 @@
 """Configs of other tools become YAMLs of hfkit that train as the other tool does, and nothing in them is lost."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from foreign_fixtures import values
 from quick import mostly_slow
 
-from hfkit.cli import main
 from hfkit.commands.init.acceptance import setting_problems
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
 from hfkit.commands.init.foreign_data import SOURCES
 from hfkit.commands.init.translate import stage_keys, translate_config
 from hfkit.config.other_tools import table
-from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
 
-LLAMAFACTORY = """
-model_name_or_path: my-model
-trust_remote_code: true
-stage: dpo
-do_train: true
-finetuning_type: lora
-lora_rank: 16
-lora_target: q_proj,v_proj
-quantization_bit: 4
-pref_loss: ipo
-pref_beta: 0.2
-pref_ftx: 0.5
-dataset: mine, hub
-dataset_dir: {folder}
-template: qwen3
-cutoff_len: 4096
-max_samples: 1000
-interleave_probs: 0.7,0.3
-mix_strategy: interleave_under
-plot_loss: true
-use_galore: true
-hub_token: hf_{token}
-output_dir: saves/dpo
-learning_rate: 5.0e-6
-warmup_ratio: 0.1
-flash_attn: fa2
-val_size: 0.1
-resume_from_checkpoint:
-"""
-INFO = {
-    "mine": {
-        "file_name": "pairs.json",
-        "ranking": True,
-        "columns": {"prompt": "q", "chosen": "good", "rejected": "bad"},
-    },
-    "hub": {"hf_hub_url": "someone/pairs", "subset": "en", "split": "train[:10]"},
-}
 AXOLOTL = """
 base_model: my-model
 model_type: LlamaForCausalLM
@@ -92,41 +53,8 @@ use_vllm: false
 """
 
 
-@pytest.fixture
-def settings(tmp_path):
-    """settings(text, goal) -> what became of a config."""
-
-    def of(text: str, goal: str | None = None):
-        file = tmp_path / "theirs.yaml"
-        file.write_text(text)
-        return translate_config(read_foreign(str(file), goal))
-
-    return of
-
-
-def values(found) -> dict:
-    return {key: one.value for key, one in found.settings.items()}
-
-
-def test_llamafactory(settings, tmp_path):
-    (tmp_path / "dataset_info.json").write_text(json.dumps(INFO))
-    found = settings(LLAMAFACTORY.format(folder=tmp_path, token="a" * 34))
-    pairs = {"path": str(tmp_path / "pairs.json"), "columns": {"prompt": "q", "chosen": "good", "rejected": "bad"}}
-    hub = {"path": "someone/pairs", "name": "en", "split": "train[:10]"}
-    assert values(found) == {
-        **{"model_name_or_path": "my-model", "use_peft": True, "load_in_4bit": True, "lora_r": 16},
-        **{"lora_target_modules": ["q_proj", "v_proj"], "loss_type": ["ipo", "sft"], "loss_weights": [1.0, 0.5]},
-        **{"beta": 0.2, "max_length": 4096, "learning_rate": 5e-6, "warmup_steps": 0.1, "test_split_size": 0.1},
-        **{"attn_implementation": "flash_attention_2", "output_dir": "saves/dpo"},
-        **{"num_train_epochs": 3.0, "per_device_train_batch_size": 8},  # its defaults
-        "datasets": [{**pairs, "rows": 1000, "weight": 0.7}, {**hub, "rows": 1000, "weight": 0.3}],
-    }
-    assert [problem.key for problem in found.undecided] == ["use_galore"]
-    assert {*found.needless} == {"trust_remote_code", "do_train", "template", "plot_loss", "hub_token", "pref_loss"}
-
-
-def test_axolotl(settings):
-    found = settings(AXOLOTL)
+def test_axolotl(translated):
+    found = translated(AXOLOTL)
     assert values(found) == {
         **{"model_name_or_path": "my-model", "use_peft": True, "load_in_4bit": True, "load_in_8bit": False},
         **{"lora_r": 32, "lora_target_modules": "all-linear", "test_split_size": 0.05, "max_length": 2048},
@@ -142,9 +70,9 @@ def test_axolotl(settings):
     assert [problem.key for problem in found.undecided] == ["datasets[2].type.format"]
 
 
-def test_the_block_trl_of_axolotl_has_keys_of_grpo(settings):
+def test_the_block_trl_of_axolotl_has_keys_of_grpo(translated):
     block = "beta: 0.01\n  num_generations: 4\n  max_completion_length: 64\n  use_vllm: true\n  log_completions:"
-    found = settings(f"base_model: m\nrl: grpo\ntrl:\n  {block}\n  vllm_guided_decoding_regex: a+\n")
+    found = translated(f"base_model: m\nrl: grpo\ntrl:\n  {block}\n  vllm_guided_decoding_regex: a+\n")
     wanted = {"beta": 0.01, "num_generations": 4, "max_completion_length": 64, "rollout_engine": "vllm"}
     names = {"max_completion_length": "response_length"}
     got = values(found)
@@ -153,8 +81,8 @@ def test_the_block_trl_of_axolotl_has_keys_of_grpo(settings):
     assert "vllm_guided_decoding_regex" in undecided and not {"trl", "log_completions"} & undecided
 
 
-def test_trl(settings):
-    found = settings(TRL, "grpo")
+def test_trl(translated):
+    found = translated(TRL, "grpo")
     entry = {"path": "someone/prompts", "name": "en"}
     assert values(found) == {
         **{"model_name_or_path": "my-model", "datasets": [entry], "eval_datasets": [{**entry, "split": "test"}]},
@@ -180,71 +108,10 @@ def test_trl(settings):
         ("base_model: m\npretraining_dataset: wiki", "pretrain", {"datasets": [{"path": "wiki"}]}),
     ],
 )
-def test_the_stage_and_the_defaults_of_the_tool(settings, tmp_path, text, stage, wanted):
-    found = values(settings(text))
+def test_the_stage_and_the_defaults_of_the_tool(translated, tmp_path, text, stage, wanted):
+    found = values(translated(text))
     assert {key: found.get(key) for key in wanted} == wanted
     assert read_foreign(str(tmp_path / "theirs.yaml"), None).stage == stage
-
-
-RECIPE = """
-model_name_or_path: my-model
-trust_remote_code: true
-do_train: true
-finetuning_type: lora
-lora_rank: 8
-lora_target: all
-dataset: someone/rows
-template: qwen3_nothink
-cutoff_len: 2048
-max_samples: 1000
-preprocessing_num_workers: 16
-dataloader_num_workers: 4
-output_dir: saves/mine
-logging_steps: 10
-save_steps: 500
-plot_loss: true
-overwrite_output_dir: true
-save_only_model: false
-report_to: none
-per_device_train_batch_size: 1
-gradient_accumulation_steps: 8
-learning_rate: 1.0e-4
-num_train_epochs: 3.0
-lr_scheduler_type: cosine
-warmup_ratio: 0.1
-bf16: true
-ddp_timeout: 180000000
-resume_from_checkpoint: null
-"""
-"""The keys of LLaMA-Factory's recipes for LoRA."""
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted", "undecided"),
-    [
-        ("stage: sft", {"max_length": 2048, "lora_dropout": 0.0}, []),
-        ("stage: pt", {"block_size": 2048, "lora_dropout": 0.0}, []),
-        ("stage: rm", {"max_length": 2048, "lora_dropout": 0.0}, []),
-        ("stage: dpo\npref_beta: 0.1\npref_loss: sigmoid", {"beta": 0.1, "loss_type": ["sigmoid"]}, []),
-        (
-            "stage: ppo\nreward_model: rm\nmax_new_tokens: 512\ntop_k: 0\ntop_p: 0.9",
-            {"reward_model_path": "rm", "response_length": 512, "kl_coef": 0.2, "kl_target": 6.0},
-            ["top_p"],
-        ),
-        (
-            "stage: sft\nquantization_bit: 4\nquantization_method: bnb\ndouble_quantization: false",
-            {"load_in_4bit": True, "use_bnb_nested_quant": False},
-            [],
-        ),
-    ],
-)
-def test_recipes_of_llamafactory(settings, tmp_path, text, wanted, undecided):
-    found = settings(f"{RECIPE}{text}\n")
-    config = load_config(STAGES[read_foreign(str(tmp_path / "theirs.yaml"), None).stage].config_class, values(found))
-    common = {"use_peft": True, "lora_r": 8, "learning_rate": 1e-4, "num_train_epochs": 3.0, "warmup_steps": 0.1}
-    assert {key: getattr(config, key) for key in common | wanted} == common | wanted
-    assert [(one.path, one.rows) for one in config.datasets] == [("someone/rows", 1000)]
-    assert [one.key for one in found.undecided] == undecided
 
 
 @pytest.mark.parametrize(
@@ -263,8 +130,8 @@ def test_recipes_of_llamafactory(settings, tmp_path, text, wanted, undecided):
         ("torchrun src/train.py --do_train True --report_to a b", "sft", {"report_to": ["a", "b"]}),
     ],
 )
-def test_a_command_saved_as_text(settings, tmp_path, text, stage, wanted):
-    found = values(settings(text))
+def test_a_command_saved_as_text(translated, tmp_path, text, stage, wanted):
+    found = values(translated(text))
     assert {key: found.get(key) for key in wanted} == wanted
     assert read_foreign(str(tmp_path / "theirs.yaml"), None).stage == stage
 
@@ -301,120 +168,35 @@ def test_every_key_is_translated_or_reported(tool, value):
         ),
     ],
 )
-def test_a_value_that_the_stage_would_refuse_is_left_to_decide(settings, text, undecided, needless):
-    found = settings(text)
+def test_a_value_that_the_stage_would_refuse_is_left_to_decide(translated, text, undecided, needless):
+    found = translated(text)
     assert {one.key for one in found.undecided} - {"model_name_or_path", "datasets"} == undecided
     assert {*found.needless} == needless
     assert not setting_problems(yaml.safe_load(text).get("stage", "sft"), found.settings)
 
 
-def test_defaults_follow_what_the_config_sets(settings):
-    adapter = values(settings("base_model: x\nadapter: lora"))
-    assert adapter["lora_dropout"] == 0.0 and "lora_dropout" not in values(settings("base_model: x"))
-    assert "use_peft" not in values(settings("stage: sft\nfinetuning_type: freeze"))
-    assert values(settings("dataset_name: d\nuse_peft: true\nlora_r: 64", "sft"))["lora_alpha"] == 32
-    of_peft = settings("dataset_name: d\nuse_peft: true", "sft").undecided
+def test_defaults_follow_what_the_config_sets(translated):
+    adapter = values(translated("base_model: x\nadapter: lora"))
+    assert adapter["lora_dropout"] == 0.0 and "lora_dropout" not in values(translated("base_model: x"))
+    assert "use_peft" not in values(translated("stage: sft\nfinetuning_type: freeze"))
+    assert values(translated("dataset_name: d\nuse_peft: true\nlora_r: 64", "sft"))["lora_alpha"] == 32
+    of_peft = translated("dataset_name: d\nuse_peft: true", "sft").undecided
     assert [one.key for one in of_peft] == ["lora_target_modules", "model_name_or_path"]
-    buffered = values(settings("stage: ppo\ngradient_accumulation_steps: 2\nppo_buffer_size: 4"))
+    buffered = values(translated("stage: ppo\ngradient_accumulation_steps: 2\nppo_buffer_size: 4"))
     assert (buffered["gradient_accumulation_steps"], buffered["num_mini_batches"]) == (8, 4)
-    tokens = settings("base_model: x\nspecial_tokens: {pad_token: a, eos_token: b}\nchat_template: tokenizer_default")
+    tokens = translated("base_model: x\nspecial_tokens: {pad_token: a, eos_token: b}\nchat_template: tokenizer_default")
     assert values(tokens)["pad_token"] == "a" and tokens.undecided[0].value == {"eos_token": "b"}
     assert {*tokens.needless} == {"chat_template"}
-    packed = values(settings("base_model: x\npretraining_dataset: d\nsample_packing: true"))
+    packed = values(translated("base_model: x\npretraining_dataset: d\nsample_packing: true"))
     assert packed["packing"] == "documents"
 
 
-@pytest.mark.parametrize(
-    ("stage", "described", "entry", "undecided"),
-    [
-        ("pt", {"columns": {"prompt": "content"}}, {"columns": {"text": "content"}}, []),
-        ("sft", {"columns": {"prompt": "instruction", "query": "input", "response": "output"}}, {}, []),
-        (
-            "sft",
-            {"columns": {"prompt": "text", "response": "output"}},
-            {"columns": {"prompt": "text", "response": "output"}},
-            [],
-        ),
-        ("sft", {"columns": {"messages": "conversations", "images": "images"}}, {}, ["columns.images"]),
-        ("sft", {"columns": ["a"], "tags": {"role_tag": 3}}, {}, ["columns", "tags.role_tag"]),
-        ("sft", {"formatting": "sharegpt", "num_samples": 5, "folder": "de"}, {"rows": 5}, ["folder"]),
-        ("rm", {"ranking": True, "formatting": "sharegpt", "tags": {"role_tag": "who"}}, {}, ["tags.role_tag"]),
-    ],
-)
-def test_datasets_of_llamafactory(settings, tmp_path, stage, described, entry, undecided):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "a.json", **described}}))
-    found = settings(f"stage: {stage}\nmodel_name_or_path: m\ndataset: mine\neval_dataset: mine\nmax_samples: 9")
-    entry = {"path": str(tmp_path / "data" / "a.json"), "rows": 9, **entry}
-    assert values(found)["datasets"] == values(found)["eval_datasets"] == [entry]
-    assert [one.key for one in found.undecided] == [f"dataset_info.json: mine.{one}" for one in undecided * 2]
-
-
 @pytest.mark.parametrize("page", ["llamafactory", "axolotl"])
-def test_the_pages_show_what_the_command_writes(page, settings):
+def test_the_pages_show_what_the_command_writes(page, translated):
     text = (Path(__file__).parents[2] / "docs" / "coming_from" / f"{page}.md").read_text(encoding="utf-8")
     theirs, ours = (block.partition("\n")[2].partition("```")[0] for block in text.split("```yaml")[1:3])
     ours = yaml.safe_load(ours)
-    found = values(settings(theirs))
+    found = values(translated(theirs))
     assert {key: found.get(key) for key in ours if key != "datasets"} == {
         key: value for key, value in ours.items() if key != "datasets"
     }
-
-
-def test_the_stage_runs(base_dir, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": str(data / "turns.jsonl")}}))
-    theirs = f"model_name_or_path: {base_dir}\nstage: sft\nfinetuning_type: lora\ndataset: mine\noutput_dir: theirs\n"
-    (tmp_path / "lf.yaml").write_text(theirs + "cutoff_len: 64\nuse_badam: true\nwandb_api_key: 0123456789abcdef\n")
-    assert main(["init", "--from", "lf.yaml"]) == 0
-    printed = capsys.readouterr().out
-    assert (
-        "to decide: use_badam: True -> hfkit has no such key\n" in printed and "next: hfkit sft sft.yaml\n" in printed
-    )
-    written = (tmp_path / "sft.yaml").read_text()
-    assert "# - use_badam: True" in written and "0123456789" not in written + printed
-    config = load_config(STAGES["sft"].config_class, str(tmp_path / "sft.yaml"))
-    assert (config.lora_r, config.max_length, config.num_train_epochs, config.output_dir) == (8, 64, 3.0, "theirs")
-    assert main(["sft", "sft.yaml", "--max_steps", "1"]) == 0
-    assert (tmp_path / "theirs" / "adapter_model.safetensors").is_file()
-    assert main(["init", "--from", "lf.yaml"]) == 2 and (tmp_path / "sft.yaml").read_text() == written
-
-
-@pytest.mark.parametrize(
-    ("text", "flags", "reported"),
-    [
-        ("stage: kto\nlora_rank: 8", [], "stage: 'kto' -> hfkit has no KTO"),
-        ("stage: dpo\npref_loss: orpo", [], "pref_loss: 'orpo' -> hfkit has no ORPO"),
-        ("stage: dpo\npref_loss: simpo", [], "pref_loss: 'simpo' -> hfkit has no SimPO"),
-        ("stage: dpo\npref_loss: kto_pair", [], "pref_loss: 'kto_pair' -> hfkit has no KTO"),
-        ("base_model: m\nrl: simpo", [], "rl: 'simpo' -> hfkit translates these: dpo, grpo"),
-        ("learning_rate: 1", [], "--from: 'theirs.yaml' -> for none of these tools"),
-        ("- a\n- b", [], "expected a mapping"),
-        ("", [], "expected a mapping"),
-        ("lora_rank: 8\nlora_rank: 9", [], "given twice"),
-        ("a: !!python/object/apply:os.getcwd []", [], "not valid YAML"),
-        ("dataset_name: d", [], "--goal: missing -> a config of TRL does not show its stage"),
-        ("dataset_name: d", ["--goal", "tokenizer"], "--goal: 'tokenizer' -> "),
-        ("lora_rank: 8", ["--goal", "dpo"], "--goal: 'dpo' -> the file is for sft"),
-        ("trl kto --dataset_name d", [], "hfkit has no KTO"),
-        ("trl sft --config c.yaml", [], "--config: 'c.yaml' -> translate this file instead"),
-        ("llamafactory-cli train c.yaml", [], "--from: 'c.yaml' -> the command names this file"),
-        ("trl sft --dataset_name $DATA", [], "--dataset_name: '$DATA' -> variables of the shell are not read"),
-        ("lora_rank: 8", ["--model", "m", "--seed", "1"], "--seed: 'with --from' -> "),
-    ],
-)
-def test_what_cannot_be_translated_is_refused_and_nothing_is_written(
-    text, flags, reported, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    Path("theirs.yaml").write_text(text)
-    assert main(["init", "--from", "theirs.yaml", *flags]) == 2
-    assert reported in capsys.readouterr().err and [*tmp_path.iterdir()] == [tmp_path / "theirs.yaml"]
-
-
-def test_no_text_of_the_file_leaves_its_comment(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("theirs.yaml").write_text(json.dumps({"lora_rank": 8, "a\nseed: 1": 2, "template": "x\nseed: 2"}))
-    assert main(["init", "--from", "theirs.yaml"]) == 0
-    assert "seed" not in yaml.safe_load(Path("sft.yaml").read_text())

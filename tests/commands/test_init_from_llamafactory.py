@@ -1,0 +1,152 @@
+"""Configs and datasets of LLaMA-Factory become YAMLs of hfkit."""
+
+import json
+
+import pytest
+from foreign_fixtures import values
+
+from hfkit.commands.init.foreign import read_foreign
+from hfkit.config.parsing import load_config
+from hfkit.config.registry import STAGES
+
+LLAMAFACTORY = """
+model_name_or_path: my-model
+trust_remote_code: true
+stage: dpo
+do_train: true
+finetuning_type: lora
+lora_rank: 16
+lora_target: q_proj,v_proj
+quantization_bit: 4
+pref_loss: ipo
+pref_beta: 0.2
+pref_ftx: 0.5
+dataset: mine, hub
+dataset_dir: {folder}
+template: qwen3
+cutoff_len: 4096
+max_samples: 1000
+interleave_probs: 0.7,0.3
+mix_strategy: interleave_under
+plot_loss: true
+use_galore: true
+hub_token: hf_{token}
+output_dir: saves/dpo
+learning_rate: 5.0e-6
+warmup_ratio: 0.1
+flash_attn: fa2
+val_size: 0.1
+resume_from_checkpoint:
+"""
+INFO = {
+    "mine": {
+        "file_name": "pairs.json",
+        "ranking": True,
+        "columns": {"prompt": "q", "chosen": "good", "rejected": "bad"},
+    },
+    "hub": {"hf_hub_url": "someone/pairs", "subset": "en", "split": "train[:10]"},
+}
+
+
+def test_llamafactory(translated, tmp_path):
+    (tmp_path / "dataset_info.json").write_text(json.dumps(INFO))
+    found = translated(LLAMAFACTORY.format(folder=tmp_path, token="a" * 34))
+    pairs = {"path": str(tmp_path / "pairs.json"), "columns": {"prompt": "q", "chosen": "good", "rejected": "bad"}}
+    hub = {"path": "someone/pairs", "name": "en", "split": "train[:10]"}
+    assert values(found) == {
+        **{"model_name_or_path": "my-model", "use_peft": True, "load_in_4bit": True, "lora_r": 16},
+        **{"lora_target_modules": ["q_proj", "v_proj"], "loss_type": ["ipo", "sft"], "loss_weights": [1.0, 0.5]},
+        **{"beta": 0.2, "max_length": 4096, "learning_rate": 5e-6, "warmup_steps": 0.1, "test_split_size": 0.1},
+        **{"attn_implementation": "flash_attention_2", "output_dir": "saves/dpo"},
+        **{"num_train_epochs": 3.0, "per_device_train_batch_size": 8},  # its defaults
+        "datasets": [{**pairs, "rows": 1000, "weight": 0.7}, {**hub, "rows": 1000, "weight": 0.3}],
+    }
+    assert [problem.key for problem in found.undecided] == ["use_galore"]
+    assert {*found.needless} == {"trust_remote_code", "do_train", "template", "plot_loss", "hub_token", "pref_loss"}
+
+
+RECIPE = """
+model_name_or_path: my-model
+trust_remote_code: true
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+dataset: someone/rows
+template: qwen3_nothink
+cutoff_len: 2048
+max_samples: 1000
+preprocessing_num_workers: 16
+dataloader_num_workers: 4
+output_dir: saves/mine
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+overwrite_output_dir: true
+save_only_model: false
+report_to: none
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+resume_from_checkpoint: null
+"""
+"""The keys of LLaMA-Factory's recipes for LoRA."""
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "undecided"),
+    [
+        ("stage: sft", {"max_length": 2048, "lora_dropout": 0.0}, []),
+        ("stage: pt", {"block_size": 2048, "lora_dropout": 0.0}, []),
+        ("stage: rm", {"max_length": 2048, "lora_dropout": 0.0}, []),
+        ("stage: dpo\npref_beta: 0.1\npref_loss: sigmoid", {"beta": 0.1, "loss_type": ["sigmoid"]}, []),
+        (
+            "stage: ppo\nreward_model: rm\nmax_new_tokens: 512\ntop_k: 0\ntop_p: 0.9",
+            {"reward_model_path": "rm", "response_length": 512, "kl_coef": 0.2, "kl_target": 6.0},
+            ["top_p"],
+        ),
+        (
+            "stage: sft\nquantization_bit: 4\nquantization_method: bnb\ndouble_quantization: false",
+            {"load_in_4bit": True, "use_bnb_nested_quant": False},
+            [],
+        ),
+    ],
+)
+def test_recipes_of_llamafactory(translated, tmp_path, text, wanted, undecided):
+    found = translated(f"{RECIPE}{text}\n")
+    config = load_config(STAGES[read_foreign(str(tmp_path / "theirs.yaml"), None).stage].config_class, values(found))
+    common = {"use_peft": True, "lora_r": 8, "learning_rate": 1e-4, "num_train_epochs": 3.0, "warmup_steps": 0.1}
+    assert {key: getattr(config, key) for key in common | wanted} == common | wanted
+    assert [(one.path, one.rows) for one in config.datasets] == [("someone/rows", 1000)]
+    assert [one.key for one in found.undecided] == undecided
+
+
+@pytest.mark.parametrize(
+    ("stage", "described", "entry", "undecided"),
+    [
+        ("pt", {"columns": {"prompt": "content"}}, {"columns": {"text": "content"}}, []),
+        ("sft", {"columns": {"prompt": "instruction", "query": "input", "response": "output"}}, {}, []),
+        (
+            "sft",
+            {"columns": {"prompt": "text", "response": "output"}},
+            {"columns": {"prompt": "text", "response": "output"}},
+            [],
+        ),
+        ("sft", {"columns": {"messages": "conversations", "images": "images"}}, {}, ["columns.images"]),
+        ("sft", {"columns": ["a"], "tags": {"role_tag": 3}}, {}, ["columns", "tags.role_tag"]),
+        ("sft", {"formatting": "sharegpt", "num_samples": 5, "folder": "de"}, {"rows": 5}, ["folder"]),
+        ("rm", {"ranking": True, "formatting": "sharegpt", "tags": {"role_tag": "who"}}, {}, ["tags.role_tag"]),
+    ],
+)
+def test_datasets_of_llamafactory(translated, tmp_path, stage, described, entry, undecided):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "a.json", **described}}))
+    found = translated(f"stage: {stage}\nmodel_name_or_path: m\ndataset: mine\neval_dataset: mine\nmax_samples: 9")
+    entry = {"path": str(tmp_path / "data" / "a.json"), "rows": 9, **entry}
+    assert values(found)["datasets"] == values(found)["eval_datasets"] == [entry]
+    assert [one.key for one in found.undecided] == [f"dataset_info.json: mine.{one}" for one in undecided * 2]
