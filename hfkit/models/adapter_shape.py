@@ -8,8 +8,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from hfkit.config.fields import ALL_LINEAR, DEFAULT_LORA_RANK
-from hfkit.core.compat_sharding import whole_models
-from hfkit.models.classifiers import provide_classifier
+from hfkit.models.classifiers import provide_classifier, without_weights
 from hfkit.models.direct_weights import direct_weights, is_target
 from hfkit.records.source import Source
 
@@ -95,12 +94,11 @@ def on_meta(config: PreTrainedConfig, head: type, dtype: torch.dtype | None = No
     Raises:
         ValueError: its buffers, such as tables of positions, would take more than `LARGEST_BUFFERS`.
     """
-    config = copy.deepcopy(config)  # the model sets more attributes on it
     if head is AutoModelForSequenceClassification:
+        config = copy.deepcopy(config)
         config.num_labels = 1
         provide_classifier(config)
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), whole_models():
-        model = head.from_config(config, dtype=dtype, trust_remote_code=False)
+    model = without_weights(head, config, dtype)
     if (size := sum(buffer.nbytes for buffer in model.buffers())) > LARGEST_BUFFERS:
         raise ValueError(f"its tables of positions would take {size >> 30} GiB: correct the sizes in its config")
     return model

@@ -99,7 +99,8 @@ def backbone_name(config: PreTrainedConfig) -> str | None:
     return next((name for name, child in children if type(child) is backbone), None)
 
 
-def without_weights(head: type, config: PreTrainedConfig) -> PreTrainedModel:
+def without_weights(head: type, config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """Return the model of a config, by its auto class, on the meta device."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"), whole_models():
-        return head.from_config(copy.deepcopy(config), trust_remote_code=False)
+        # the model sets more attributes on its config
+        return head.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
