@@ -83,6 +83,8 @@ def load_base(
         require_generation_config(path, revision)
     require_stored(path, revision, head, allow_pickle, has_head)
     target, options = on or device(), {}
+    if quantization is not None:
+        quantization = fit_quantization(quantization, cached_config(path, revision))
     in_shards = is_deepspeed_zero3_enabled() and quantization is None
     if quantization is not None or (target.type == "cuda" and not in_shards):
         options["device_map"] = {"": target}  # loads to the device without a copy on the CPU
@@ -91,7 +93,7 @@ def load_base(
             model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 attn_implementation=attn_implementation,
-                quantization_config=fit_quantization(quantization, cached_config(path, revision)),
+                quantization_config=quantization,
                 **options,
             )
     except Exception as error:  # libraries raise many types for a broken folder

@@ -43,10 +43,10 @@ def quantization_of(settings: dict) -> BitsAndBytesConfig | None:
     )
 
 
-def fit_quantization(settings: BitsAndBytesConfig | None, config: PreTrainedConfig) -> BitsAndBytesConfig | None:
+def fit_quantization(settings: BitsAndBytesConfig, config: PreTrainedConfig) -> BitsAndBytesConfig:
     """Return quantization settings adjusted to a model, whose `direct_weights` stay whole, as its output head does."""
     direct = direct_weights(config)
-    if settings is None or not direct:
+    if not direct:
         return settings
     settings = copy.deepcopy(settings)
     settings.llm_int8_skip_modules = [*direct, "lm_head", "score"]  # this list replaces Transformers' own
