@@ -17,7 +17,7 @@ from signals import ROOT, interrupt, start
 
 from hfkit.records.metrics_file import METRICS
 from hfkit.records.record import read_record
-from hfkit.training.run import last_complete_checkpoint
+from hfkit.training.checkpoints import last_complete_checkpoint
 
 pytestmark = pytest.mark.slow
 LONG = {"max_steps": 400, "save_steps": 1000, "logging_steps": 1}

@@ -21,8 +21,9 @@ from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import GroupedOrder, MetricsFile, Resume, TrainingProgress
+from hfkit.training.checkpoints import checkpoint_fault
 from hfkit.training.interruption import SaveOnSignal, finish_evaluation, own_state
-from hfkit.training.run import Run, checkpoint_fault
+from hfkit.training.run import Run
 from hfkit.training.sharding import has_finite_weights, load_checkpoint, require_equal_weights
 from hfkit.training.tracking import attach_record
 from hfkit.training.training_end import (

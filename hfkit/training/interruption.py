@@ -13,7 +13,7 @@ from hfkit.core.console import say
 from hfkit.core.device import random_state, restore_random_state, wait_for_everyone
 from hfkit.core.interrupts import agree, defer_signals, interruption, requested
 from hfkit.core.kept_logs import KeepsLogs, kept_logs
-from hfkit.training.run import checkpoint_fault
+from hfkit.training.checkpoints import checkpoint_fault
 from hfkit.training.sharding import load_checkpoint
 
 CONTROL = "TrainerControl"

@@ -6,15 +6,11 @@ model, its card, `loss.png`, and a record with the status done. Code that reads 
 
 import json
 import os
-import re
 import shutil
 import time
-import zipfile
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from signal import SIGINT, Signals
-
-from safetensors import SafetensorError, safe_open
 
 from hfkit.config.neutral_keys import neutral_keys
 from hfkit.config.registry import spec_of
@@ -29,10 +25,10 @@ from hfkit.core.temporary import temporary_in
 from hfkit.hub.cards.model_card import write_card
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
 from hfkit.records.record import read_record, settings_of, with_later_keys
-from hfkit.training.checkpoint_state import engine_of_checkpoint, engine_of_launch, foreign_fault, resume_warning
+from hfkit.training.checkpoint_state import engine_of_checkpoint, engine_of_launch, resume_warning
+from hfkit.training.checkpoints import checkpoints_in, last_complete_checkpoint
 from hfkit.training.plots import plot_metrics
 from hfkit.training.sharding import CollectiveSave
-from hfkit.training.zero_checkpoint import LATEST
 
 STAGING = ".publishing"
 
@@ -234,48 +230,6 @@ class Run:
         if is_main_process():
             self.record["warnings"] = [*dict.fromkeys([*self.record["warnings"], *take_warnings()])]
             write_record(self.folder / RECORD, self.record)
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that can be resumed, or None; warn about each that cannot.
-
-    The trainer writes `trainer_state.json` last; files that were damaged later are detected too.
-    """
-    for path in checkpoints_in(folder):
-        fault = checkpoint_fault(path)
-        if fault is None:
-            return path
-        warn(f"skipping {path}: {fault}")
-    return None
-
-
-def checkpoints_in(folder: Path) -> list[Path]:
-    """Return the folders of checkpoints in a run's folder, complete or not, newest first."""
-    paths = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(paths, key=lambda path: int(path.name.split("-")[1]), reverse=True)
-
-
-def checkpoint_fault(checkpoint: Path) -> str | None:
-    """Return why a checkpoint cannot be resumed, or None. Reads the headers of tensor files, not the tensors."""
-    for file in {checkpoint / "trainer_state.json", *checkpoint.glob("*_state.json")}:
-        if read_json_mapping(file) is None:
-            return f"{file.name} cannot be read"
-    own = () if (checkpoint / LATEST).is_file() else ("optimizer*", "scheduler.pt")  # DeepSpeed keeps these in a folder
-    for pattern in (*own, "rng_state*"):
-        if not any(checkpoint.glob(pattern)):
-            return f"{pattern} is missing"
-    if not any(checkpoint.rglob("*model*")):
-        return "its weights are missing"
-    for file in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
-        if not zipfile.is_zipfile(file):
-            return f"{file.name} is truncated"
-    for file in checkpoint.glob("*.safetensors"):
-        try:
-            with safe_open(file, framework="np"):
-                pass
-        except (OSError, SafetensorError):
-            return f"{file.name} is truncated"
-    return foreign_fault(checkpoint)
 
 
 def _differences(before: dict, now: dict, config_class: type) -> list[tuple]:

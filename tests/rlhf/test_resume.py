@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
-from hfkit.training.run import checkpoint_fault, last_complete_checkpoint
+from hfkit.training.checkpoints import checkpoint_fault, last_complete_checkpoint
 
 STEPS = {"max_steps": 6, "save_steps": 3, "save_total_limit": 9}
 EVERYTHING = {

@@ -13,7 +13,7 @@ from hostile_models import change_json, inputs
 from safetensors.torch import load_file, save_file
 
 from hfkit.models.loading import load_policy
-from hfkit.training.run import checkpoint_fault, last_complete_checkpoint
+from hfkit.training.checkpoints import checkpoint_fault, last_complete_checkpoint
 
 WEIGHTS = pytest.mark.hostile("weights")
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -15,7 +15,7 @@ from hfkit.cli import main
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.models.loading import load_base, load_policy
 from hfkit.stages.pipeline import run_pipeline
-from hfkit.training.run import checkpoint_fault
+from hfkit.training.checkpoints import checkpoint_fault
 
 TURN = json.dumps({"prompt": "What does Ann like?", "response": "red."}) + "\n"
 DOCUMENT = json.dumps({"text": "Ann likes red. The colour of Ann is red."}) + "\n"

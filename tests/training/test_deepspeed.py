@@ -16,7 +16,7 @@ from processes import launch, launch_command
 from hfkit.core.errors import HfkitError
 from hfkit.models import token_predictions
 from hfkit.records.record import read_record
-from hfkit.training.run import checkpoint_fault
+from hfkit.training.checkpoints import checkpoint_fault
 
 STEPS = {"lora_dropout": 0.0, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "max_grad_norm": 0.5}
 FULL, QLORA = {"use_peft": False, "lora_r": None}, {"load_in_4bit": True}

@@ -25,7 +25,7 @@ from hfkit.models import token_predictions
 from hfkit.records.record import read_record
 from hfkit.stages import sft
 from hfkit.training import sharding
-from hfkit.training.run import checkpoints_in
+from hfkit.training.checkpoints import checkpoints_in
 
 STEPS = {"lora_dropout": 0.0, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "max_grad_norm": 0.5}
 QLORA = {"use_peft": True, "load_in_4bit": True}

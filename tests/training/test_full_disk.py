@@ -17,7 +17,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import FullDiskError
 from hfkit.records.record import read_record
 from hfkit.stages import sft
-from hfkit.training.run import checkpoint_fault, checkpoints_in
+from hfkit.training.checkpoints import checkpoint_fault, checkpoints_in
 
 STAGES = ["pretrain", "sft", "reward", "ppo"]
 CHANGES = {"save_steps": 1, "max_steps": 4, "test_split_size": 4, "resume_from_checkpoint": True}

@@ -15,7 +15,8 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
 from hfkit.records.record import read_record
 from hfkit.stages import sft
-from hfkit.training.run import Run, last_complete_checkpoint
+from hfkit.training.checkpoints import last_complete_checkpoint
+from hfkit.training.run import Run
 
 
 def state_of(folder: Path) -> dict:

@@ -13,7 +13,7 @@ from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.core.interrupts import Interrupted
 from hfkit.records.record import read_record
 from hfkit.stages import sft
-from hfkit.training.run import last_complete_checkpoint
+from hfkit.training.checkpoints import last_complete_checkpoint
 
 CHANGES = {"eval_strategy": "steps", "eval_steps": 2, "test_split_size": 8, "max_steps": 6, "save_total_limit": None}
 OF_STAGE = {

@@ -32,7 +32,7 @@ from hfkit.records.base import same_base
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
 from hfkit.stages.checks.models import path_problems, weights_problems
-from hfkit.training.run import checkpoints_in
+from hfkit.training.checkpoints import checkpoints_in
 
 BASE_NAME = "base"  # the name of a base without adapter
 LANGUAGE_MODELS = ("base model", "assistant")  # among the outputs of stages

@@ -1,0 +1,54 @@
+"""Finds the checkpoints of a run, and those that can be resumed."""
+
+import re
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from hfkit.core.console import warn
+from hfkit.core.files import read_json_mapping
+from hfkit.training.checkpoint_state import foreign_fault
+from hfkit.training.zero_checkpoint import LATEST
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that can be resumed, or None; warn about each that cannot.
+
+    The trainer writes `trainer_state.json` last; files that were damaged later are detected too.
+    """
+    for path in checkpoints_in(folder):
+        fault = checkpoint_fault(path)
+        if fault is None:
+            return path
+        warn(f"skipping {path}: {fault}")
+    return None
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the folders of checkpoints in a run's folder, complete or not, newest first."""
+    paths = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(paths, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+
+
+def checkpoint_fault(checkpoint: Path) -> str | None:
+    """Return why a checkpoint cannot be resumed, or None. Reads the headers of tensor files, not the tensors."""
+    for file in {checkpoint / "trainer_state.json", *checkpoint.glob("*_state.json")}:
+        if read_json_mapping(file) is None:
+            return f"{file.name} cannot be read"
+    own = () if (checkpoint / LATEST).is_file() else ("optimizer*", "scheduler.pt")  # DeepSpeed keeps these in a folder
+    for pattern in (*own, "rng_state*"):
+        if not any(checkpoint.glob(pattern)):
+            return f"{pattern} is missing"
+    if not any(checkpoint.rglob("*model*")):
+        return "its weights are missing"
+    for file in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
+        if not zipfile.is_zipfile(file):
+            return f"{file.name} is truncated"
+    for file in checkpoint.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="np"):
+                pass
+        except (OSError, SafetensorError):
+            return f"{file.name} is truncated"
+    return foreign_fault(checkpoint)
