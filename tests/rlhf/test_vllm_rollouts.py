@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -10,6 +11,7 @@ import pytest
 from interruption import assert_same_run
 from processes import launch
 from quick import mostly_slow
+from vllm_fixtures import forget_vllm
 from vllm_server import DOUBLE
 
 from hfkit.core.interrupts import Interrupted
@@ -119,9 +121,8 @@ def test_evaluations_change_no_weight(run_stage, vllm_double, tmp_path):
 
 def train(config, path: str, folder) -> None:
     """A rank of a run; what ends it goes to a file."""
-    import sys
-
     sys.path.insert(0, path)
+    forget_vllm()  # a fork has imported TRL's client without it
     from hfkit.stages import ppo
 
     try:
