@@ -70,11 +70,12 @@ def resident_memory(name: str, values: dict, engine: str = "") -> list[list[int]
 if __name__ == "__main__":
     name, values, *engine = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        work = (run_measured, name, json.loads(values), f"{folder}/peak")
+        work = (name, json.loads(values), f"{folder}/peak")
         if engine:
             from processes import launch
+            from resident import run_measured as measured  # a process of the launch does not know this file as __main__
 
-            launch(*work, engine=None if engine[0] == "ddp" else engine[0])
+            launch(measured, *work, engine=None if engine[0] == "ddp" else engine[0])
         else:
-            run_measured(*work[1:])
+            run_measured(*work)
         print(json.dumps([json.loads(file.read_text()) for file in sorted(Path(folder).iterdir())]))

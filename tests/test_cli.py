@@ -164,10 +164,10 @@ def test_hfkit_help_imports_no_heavy_library():
         (["chat", ".", "--against", "./missing"], "./missing: no such folder"),
         (["merge", "./missing", "out"], "./missing: no such folder"),
         (["export", "user/missing", "out", "--format", "gguf"], "cannot load user/missing: neither a folder nor"),
-        (["plan", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
+        (["plan", "missing.yaml"], "'missing.yaml' -> no such file"),
         (["plan", "list.yaml"], "expected a mapping"),
-        (["run", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
-        (["data", "check", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
+        (["run", "missing.yaml"], "'missing.yaml' -> no such file"),
+        (["data", "check", "missing.yaml"], "'missing.yaml' -> no such file"),
     ],
 )
 def test_a_missing_input_is_reported_before_heavy_libraries_load(argv, reported, tmp_path):

@@ -17,6 +17,7 @@ from hfkit.core.limits import (
     limit_of,
     too_deep,
 )
+from hfkit.core.missing_paths import no_such
 
 FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 """A card's metadata: what `huggingface_hub` accepts, and a bit more."""
@@ -180,6 +181,8 @@ def read_yaml(path: str, problems: list[Problem]) -> dict | None:
         if isinstance(given, dict):
             return given
         remedy = "expected a mapping in the file: lines of `key: value`"
+    except FileNotFoundError:
+        remedy = no_such("file", path)
     except OSError as error:
         remedy = f"cannot be read: {error.strerror or error}"
     except yaml.MarkedYAMLError as error:

@@ -18,6 +18,7 @@ from hfkit.config.evaluation import (
 from hfkit.config.validation import default_of
 from hfkit.core.errors import MISSING, HfkitError, Kind, Problem
 from hfkit.core.hub_retry import HubError
+from hfkit.core.missing_paths import no_such
 from hfkit.evaluation.answers import answer_extractor
 from hfkit.evaluation.bench_models import bench_models
 from hfkit.evaluation.key_checks import KEYS_OF_JUDGES, count_problems, entry_problems, judge_key_problems
@@ -62,7 +63,7 @@ def bench_problems(config: BenchConfig) -> list[Problem]:
         problems.append(Problem("tasks", config.tasks, "name one or more: --tasks NAME, or --tasks FILE.yaml"))
     for task in config.tasks:
         if task.endswith((".yaml", ".yml")) and not Path(task).is_file():
-            problems.append(Problem("tasks", task, "there is no such file", kind=Kind.NO_SUCH_FILE))
+            problems.append(Problem("tasks", task, no_such("file", task), kind=Kind.NO_SUCH_FILE))
     if config.include_path is not None and not Path(config.include_path).is_dir():
         remedy = "not a folder: name the folder of your tasks' YAML files"
         problems.append(Problem("include_path", config.include_path, remedy, kind=Kind.NO_SUCH_FILE))

@@ -12,6 +12,7 @@ from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
 from hfkit.core.files import RECORD, write_text
 from hfkit.core.hub_ids import repo_id_error, revision_error
 from hfkit.core.hub_retry import status_of, with_retries
+from hfkit.core.missing_paths import no_such
 from hfkit.hub.cards.hand_edits import README, with_edit_hash
 from hfkit.hub.locations import save_location
 from hfkit.hub.model_files import RepoFile, select_files
@@ -71,7 +72,7 @@ class Upload:
     def local_problems(self, token: str | None = None) -> list[Problem]:
         """Make the plan, and return every problem that can be found without the Hub; `token` as in `make_plan`."""
         if not self.folder.is_dir():
-            return [Problem("DIR", str(self.folder), "no such folder")]
+            return [Problem("DIR", str(self.folder), no_such("folder", str(self.folder)))]
         refs = {"--revision": self.branch} | ({"--tag": self.tag} if self.tag else {})
         errors = [("repo_id", self.repo_id, repo_id_error(self.repo_id))]
         errors += [(key, name, revision_error(name)) for key, name in refs.items() if name != "main"]

@@ -14,6 +14,7 @@ import torch
 
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.interrupts import Interrupted
+from hfkit.core.missing_paths import no_such
 from hfkit.data.messages import Messages
 
 RewardFunction = Callable[..., Iterable[float]]
@@ -58,6 +59,8 @@ def import_reward_function(path: str) -> RewardFunction:
     if path in _given:
         return _given[path]
     module, _, name = path.rpartition(":")
+    if module.endswith(".py") and not os.path.isfile(module):
+        raise HfkitError(f"reward function {path}: {no_such('file', module)}")
     try:
         function = getattr(import_module_or_file(module), name)
     except Interrupted:  # a signal

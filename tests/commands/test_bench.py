@@ -243,7 +243,7 @@ def test_a_template_cannot_reach_python(tasks, base_dir, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "status", "reported"),
     [
-        (["--tasks", "nowhere.yaml"], 2, "there is no such file"),
+        (["--tasks", "nowhere.yaml"], 2, "no such file"),
         (["--tasks", "colours", "colours"], 2, "named twice"),
         (["--tasks", "colours", "--limit", "0"], 2, "must be above 0"),
         (["--tasks", "hub"], 1, "the rows of the task hub are not on this machine, and the Hub cannot be reached"),

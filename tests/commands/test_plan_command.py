@@ -207,7 +207,7 @@ def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
         assert cli.main(["plan", *words]) == 2
         return capsys.readouterr().err
 
-    assert "cannot be read: No such file or directory" in reported(str(tmp_path / "none.yaml"))
+    assert "no such file" in reported(str(tmp_path / "none.yaml"))
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump({"datasets": [{"path": "rows.jsonl"}], "max_length": 64}))
     assert "--stage pretrain|sft|reward|dpo|ppo|grpo|rloo" in reported(str(mine))

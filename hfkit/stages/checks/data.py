@@ -11,6 +11,7 @@ from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem
 from hfkit.core.file_types import COMPRESSED, SUFFIXES, file_type, has_known_suffix
 from hfkit.core.hub_fetch import missing_folder_error
 from hfkit.core.hub_ids import HUB_ID
+from hfkit.core.missing_paths import no_such
 from hfkit.data.cards import recipe_of, source_split, split_file
 from hfkit.data.mixture import BUDGETS
 from hfkit.data.source_files import builder_problem
@@ -58,7 +59,7 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
         if not HUB_ID.match(entry.path):
             return [missing_path_problem(entry.path)]
         if has_known_suffix(entry.path):
-            return [Problem("path", entry.path, "no such file", Kind.NO_SUCH_FILE)]
+            return [Problem("path", entry.path, no_such("file", entry.path), Kind.NO_SUCH_FILE)]
         is_cached = Path(datasets.config.HF_DATASETS_CACHE, entry.path.replace("/", "___")).is_dir()
         problem = missing_folder_error(entry.path, is_cached)
         return [Problem("path", entry.path, problem, Kind.NO_SUCH_FILE)] if problem else []
@@ -88,7 +89,7 @@ def missing_path_problem(path: str) -> Problem:
         return Problem("path", path, 'not JSON: on the command line write [{"path": "FILE"}], with all its quotes')
     if "," in path:
         return Problem("path", path, f"names several files: write a list, [{', '.join(path.split(','))}]")
-    return Problem("path", path, "no such file, and not a Hub id", Kind.NO_SUCH_FILE)
+    return Problem("path", path, no_such("file, and not a Hub id", path), Kind.NO_SUCH_FILE)
 
 
 def card_problems(entry: DatasetEntry) -> list[Problem]:
@@ -113,7 +114,7 @@ def card_problems(entry: DatasetEntry) -> list[Problem]:
         remedy = "no such file; set path to the folder that holds the card's files"
         problems.append(Problem("path", str(file), remedy, Kind.NO_SUCH_FILE))
     elif not file and not os.path.exists(recipe.path):
-        problems.append(Problem("path", recipe.path, "no such folder, and not a Hub id"))
+        problems.append(Problem("path", recipe.path, no_such("folder, and not a Hub id", recipe.path)))
     return problems
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hfkit.core.errors import Problem, reason
 from hfkit.core.files import read_text
+from hfkit.core.missing_paths import no_such
 from hfkit.core.names import folder_name_fault
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 from hfkit.data.template_source import template_fault
@@ -43,7 +44,7 @@ def template_problems(config) -> list[Problem]:
     if path is None or is_built_in or template_name(config):  # loading the tokenizer reports an unknown name
         return []
     try:
-        fault = template_fault(read_text(Path(path))) if Path(path).is_file() else "no such file"
+        fault = template_fault(read_text(Path(path))) if Path(path).is_file() else no_such("file", path)
     except (OSError, ValueError) as error:
         fault = f"cannot be read: {reason(error)}"
     return [Problem("chat_template", path, fault)] if fault else []

@@ -1,0 +1,35 @@
+"""Reports a path that does not exist, with the one that was probably meant."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+from hfkit.core.errors import nearest
+
+MAX_NAMES = 1000
+"""How many names of a folder are compared."""
+
+
+def no_such(kind: str, path: str) -> str:
+    """Return `no such KIND`, with the existing path that `path` probably misspells, if there is one.
+
+    Args:
+        kind: what is missing; a folder is suggested for `folder...`, a file for all others.
+        path: as the user wrote it.
+    """
+    guess = similar_path(Path(path), is_folder=kind.startswith("folder"))
+    return f"no such {kind}; did you mean {guess}?" if guess else f"no such {kind}"
+
+
+def similar_path(path: Path, is_folder: bool) -> Path | None:
+    """Return an existing path whose parts are those of `path` or similar to them, or None."""
+    parent = path.parent if os.path.isdir(path.parent) else None
+    if parent is None and path.parent.name not in ("", ".."):
+        parent = similar_path(path.parent, is_folder=True)
+    try:
+        entries = islice(os.scandir(parent), MAX_NAMES) if parent else ()
+        names = [entry.name for entry in entries if entry.is_dir() == is_folder]
+    except OSError:
+        return None
+    guess = nearest(path.name, names)
+    return parent / guess if parent and guess else None
