@@ -157,6 +157,22 @@ def test_hfkit_help_imports_no_heavy_library():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
 
+def test_help_of_every_verb_imports_no_heavy_library():
+    """Nor the Hub's client, which takes as long as everything else."""
+    verbs = [[verb] for verb in cli.all_verbs() if verb != "data"] + [["data", verb] for verb in cli.DATA_VERBS]
+    code = f"""
+import contextlib, io, sys
+import hfkit.cli as c
+for words in {verbs}:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
+        c.main([*words, "-h"])
+    assert f"hfkit {{words[0]}}" in out.getvalue(), words
+    print(words, {{"torch", "numpy", "datasets", "transformers", "rich", "huggingface_hub"}} & {{*sys.modules}})
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout.splitlines() == [f"{words} set()" for words in verbs], ran.stderr
+
+
 @pytest.mark.parametrize(
     ("argv", "reported"),
     [
