@@ -146,6 +146,28 @@ def test_help_version_and_unknown_verbs(capsys):
     assert "the verbs are: tokenizer, pretrain" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "lines"),
+    [
+        (
+            ["export", "model"],
+            [
+                "required: out, --format",
+                "  --format: gguf, ollama or vllm",
+                "  example: hfkit export runs/ppo exported",
+            ],
+        ),
+        (["merge"], ["required: adapter, out", "  example: hfkit merge runs/"]),
+        (["chat", "model", "--lenght", "3"], ["did you mean --length?", "  example: hfkit chat "]),
+    ],
+)
+def test_an_error_of_a_command_line_shows_required_flags_and_an_example(argv, lines, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(argv)
+    printed = capsys.readouterr().err.splitlines()[-len(lines) :]
+    assert all(wanted in line for wanted, line in zip(lines, printed, strict=True)), printed
+
+
 def test_verbs_are_the_stages_of_the_registry_and_others():
     assert list(cli.all_verbs()) == [*STAGES, *cli.VERBS]
     assert cli.VERBS[MERGE.name] == (MERGE.module, MERGE.help)
