@@ -1,5 +1,6 @@
 """The command line: its exit statuses, its output, and that it imports little."""
 
+import json
 import os
 import signal
 import subprocess
@@ -195,26 +196,51 @@ for words in {verbs}:
     assert ran.stdout.splitlines() == [f"{words} set()" for words in verbs], ran.stderr
 
 
-@pytest.mark.parametrize(
-    ("argv", "reported"),
-    [
-        (["chat", "./missing"], "./missing: no such folder, and not a Hub id"),
-        (["chat", ".", "--against", "./missing"], "./missing: no such folder"),
-        (["merge", "./missing", "out"], "./missing: no such folder"),
-        (["export", "user/missing", "out", "--format", "gguf"], "cannot load user/missing: neither a folder nor"),
-        (["plan", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
-        (["plan", "list.yaml"], "expected a mapping"),
-        (["run", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
-        (["data", "check", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
-    ],
-)
-def test_a_missing_input_is_reported_before_heavy_libraries_load(argv, reported, tmp_path):
+MISSING_INPUTS = [
+    (["chat", "./missing"], "./missing: no such folder, and not a Hub id"),
+    (["chat", ".", "--against", "./missing"], "./missing: no such folder"),
+    (["merge", "./missing", "out"], "./missing: no such folder"),
+    (["export", "user/missing", "out", "--format", "gguf"], "cannot load user/missing: neither a folder nor"),
+    (["plan", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
+    (["plan", "list.yaml"], "expected a mapping"),
+    (["run", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
+    (["data", "check", "missing.yaml"], "'missing.yaml' -> cannot be read: No such file"),
+    (["chat", ".", "--adapter", "./missing"], "./missing: no such folder"),
+    (["chat", ".", "--chat_template", "no.jinja"], "--chat_template: 'no.jinja' -> no such file"),
+    (["export", ".", "out", "--format", "vllm", "--base", "./missing"], "./missing: no such folder"),
+    (["serve", ".", "other=./missing"], "./missing: no such folder"),
+    (["serve", "user/missing"], "cannot load user/missing: neither a folder nor"),
+    (["evaluate", "./missing"], "model_name_or_path: './missing' -> no such folder"),
+    (["evaluate", ".", "--against", "user/missing"], "against[0]: 'user/missing' -> cannot load user/missing"),
+    (["evaluate", ".", "--datasets", "no.jsonl"], "datasets[0].path: 'no.jsonl' -> no such file"),
+    (["sample", ".", "--prompts", "no/where.jsonl"], "prompts[0].path: 'no/where.jsonl' -> no such file"),
+    (["sample", "$MODELS/x", "--prompts", "list.yaml"], "environment variables are not read in a config"),
+    (["arena", ".", "./missing", "--judge", "human", "--prompts", "n.csv"], "models[1]: './missing' -> no such"),
+    (["bench", "./missing", "--tasks", "arc_easy"], "models[0]: './missing' -> no such folder"),
+    (["label", "no.jsonl"], "datasets[0].path: 'no.jsonl' -> no such file"),
+    (["label", "no.csv", "--judge", "./missing"], "judge: './missing' -> no such folder"),
+    (["curve", "missing.yaml", "--sizes", "1", "2"], "'missing.yaml' -> cannot be read: No such file"),
+]
+"""Command lines with a missing input, each with a part of its error."""
+
+
+def test_missing_inputs_are_reported_before_heavy_libraries_load(tmp_path):
     (tmp_path / "list.yaml").write_text("- a")
-    heavy = "{'torch', 'trl', 'transformers', 'datasets', 'peft', 'accelerate'}"
-    code = f"import sys, hfkit.cli as c; print(c.main({argv}), {heavy} & {{*sys.modules}})"
+    code = f"""
+import contextlib, io, json, sys
+import hfkit.cli as c
+for argv in {[argv for argv, _ in MISSING_INPUTS]}:
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        status = c.main(argv)
+    heavy = {{"torch", "trl", "transformers", "datasets", "peft", "accelerate"}} & {{*sys.modules}}
+    print(json.dumps([status, sorted(heavy), printed.getvalue()]))
+"""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert reported in ran.stderr and ran.stdout.split() in (["1", "set()"], ["2", "set()"])
+    assert len(ran.stdout.splitlines()) == len(MISSING_INPUTS), ran.stderr
+    for (argv, reported), line in zip(MISSING_INPUTS, ran.stdout.splitlines(), strict=True):
+        status, heavy, printed = json.loads(line)
+        assert status in (1, 2) and heavy == [] and reported in printed, (argv, line)
 
 
 @pytest.mark.slow  # it imports without the forks' server
