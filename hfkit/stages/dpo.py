@@ -26,6 +26,7 @@ from hfkit.data.rendering import variables_of
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
+from hfkit.models.end_token import warn_of_end_token
 from hfkit.models.loading import load_trainable, without_expert_dropout
 from hfkit.models.model_config import context_tokens
 from hfkit.models.saving import save_model
@@ -71,6 +72,7 @@ def main(config: DPOConfig) -> Path:
         # Model
         config = plan_run(run)
         model = load_trainable(config)
+        warn_of_end_token(model, tokenizer, config)
         reference = copy_sharing_frozen(model) if config.use_peft else copy.deepcopy(model)
         run.note(**record_base(model))
         # Trainer
