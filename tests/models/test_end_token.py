@@ -56,7 +56,9 @@ def test_later_stages_name_the_adapter_to_train_again(run_stage, untrained_dir, 
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=str(untrained_dir), max_steps=1)
     for stage in ("dpo", "grpo"):
         capsys.readouterr()
-        changes = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]} if stage == "grpo" else {}
+        changes = (
+            {"reward_model_path": None, "reward_functions": ["reward_functions:length"]} if stage == "grpo" else {}
+        )
         run_stage(stage, tmp_path / stage, model_name_or_path=str(sft), max_steps=1, **changes)
         assert f"[lm_head] when you train {sft}, or choose" in capsys.readouterr().err
 
