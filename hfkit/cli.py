@@ -115,7 +115,6 @@ def parse_and_run(verb: str, argv: list[str], ends_process: bool = False) -> int
     `HFKIT_DEBUG=1` adds the traceback. The arguments are parsed before the verb's module is imported, so `--help` and
     a mistyped flag do not wait for torch.
     """
-    from hfkit.commands.argument_checks import check_arguments
     from hfkit.commands.arguments import read_arguments
     from hfkit.core.console import clean, clean_output, debug, quiet_libraries
     from hfkit.core.errors import HfkitError
@@ -131,6 +130,8 @@ def parse_and_run(verb: str, argv: list[str], ends_process: bool = False) -> int
         require_home()
         with others_of_launch(verb, ends_process):
             given = read_arguments(verb, module, argv)
+            from hfkit.commands.argument_checks import check_arguments  # `--help` does without the Hub's client
+
             check_arguments(verb, given)
             status = import_module(module).main(given)
             return status if isinstance(status, int) else 0  # a stage returns its folder

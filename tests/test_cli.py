@@ -1,5 +1,6 @@
 """The command line: its exit statuses, its output, and that it imports little."""
 
+import json
 import os
 import signal
 import subprocess
@@ -47,9 +48,10 @@ def main(config):
 LAUNCH = """
 import sys
 import fake_stage
+import hfkit.stages.checks
 from hfkit import cli
 from hfkit.config.registry import StageSpec, register
-sys.modules["hfkit.stages.checks"] = fake_stage  # whose checks import no torch
+hfkit.stages.checks.problems_of = fake_stage.problems_of  # which imports no torch
 register(
     StageSpec(
         name="fake", config_class=fake_stage.Config, module="fake_stage", help="fake", title="", purpose="", makes=None
@@ -146,6 +148,28 @@ def test_help_version_and_unknown_verbs(capsys):
     assert "the verbs are: tokenizer, pretrain" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "lines"),
+    [
+        (
+            ["export", "model"],
+            [
+                "required: out, --format",
+                "  --format: gguf, ollama or vllm",
+                "  example: hfkit export runs/ppo exported",
+            ],
+        ),
+        (["merge"], ["required: adapter, out", "  example: hfkit merge runs/"]),
+        (["chat", "model", "--lenght", "3"], ["did you mean --length?", "  example: hfkit chat "]),
+    ],
+)
+def test_an_error_of_a_command_line_shows_required_flags_and_an_example(argv, lines, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(argv)
+    printed = capsys.readouterr().err.splitlines()[-len(lines) :]
+    assert all(wanted in line for wanted, line in zip(lines, printed, strict=True)), printed
+
+
 def test_verbs_are_the_stages_of_the_registry_and_others():
     assert list(cli.all_verbs()) == [*STAGES, *cli.VERBS]
     assert cli.VERBS[MERGE.name] == (MERGE.module, MERGE.help)
@@ -157,26 +181,67 @@ def test_hfkit_help_imports_no_heavy_library():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("argv", "reported"),
-    [
-        (["chat", "./missing"], "./missing: no such folder, and not a Hub id"),
-        (["chat", ".", "--against", "./missing"], "./missing: no such folder"),
-        (["merge", "./missing", "out"], "./missing: no such folder"),
-        (["export", "user/missing", "out", "--format", "gguf"], "cannot load user/missing: neither a folder nor"),
-        (["plan", "missing.yaml"], "'missing.yaml' -> no such file"),
-        (["plan", "list.yaml"], "expected a mapping"),
-        (["run", "missing.yaml"], "'missing.yaml' -> no such file"),
-        (["data", "check", "missing.yaml"], "'missing.yaml' -> no such file"),
-    ],
-)
-def test_a_missing_input_is_reported_before_heavy_libraries_load(argv, reported, tmp_path):
+def test_help_of_every_verb_imports_no_heavy_library():
+    """Nor the Hub's client, which takes as long as everything else."""
+    verbs = [[verb] for verb in cli.all_verbs() if verb != "data"] + [["data", verb] for verb in cli.DATA_VERBS]
+    code = f"""
+import contextlib, io, sys
+import hfkit.cli as c
+for words in {verbs}:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
+        c.main([*words, "-h"])
+    assert f"hfkit {{words[0]}}" in out.getvalue(), words
+    print(words, {{"torch", "numpy", "datasets", "transformers", "rich", "huggingface_hub"}} & {{*sys.modules}})
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout.splitlines() == [f"{words} set()" for words in verbs], ran.stderr
+
+
+MISSING_INPUTS = [
+    (["chat", "./missing"], "./missing: no such folder, and not a Hub id"),
+    (["chat", ".", "--against", "./missing"], "./missing: no such folder"),
+    (["merge", "./missing", "out"], "./missing: no such folder"),
+    (["export", "user/missing", "out", "--format", "gguf"], "cannot load user/missing: neither a folder nor"),
+    (["plan", "missing.yaml"], "'missing.yaml' -> no such file"),
+    (["plan", "list.yaml"], "expected a mapping"),
+    (["run", "missing.yaml"], "'missing.yaml' -> no such file"),
+    (["data", "check", "missing.yaml"], "'missing.yaml' -> no such file"),
+    (["chat", ".", "--adapter", "./missing"], "./missing: no such folder"),
+    (["chat", ".", "--chat_template", "no.jinja"], "--chat_template: 'no.jinja' -> no such file"),
+    (["export", ".", "out", "--format", "vllm", "--base", "./missing"], "./missing: no such folder"),
+    (["serve", ".", "other=./missing"], "./missing: no such folder"),
+    (["serve", "user/missing"], "cannot load user/missing: neither a folder nor"),
+    (["evaluate", "./missing"], "model_name_or_path: './missing' -> no such folder"),
+    (["evaluate", ".", "--against", "user/missing"], "against[0]: 'user/missing' -> cannot load user/missing"),
+    (["evaluate", ".", "--datasets", "no.jsonl"], "datasets[0].path: 'no.jsonl' -> no such file"),
+    (["sample", ".", "--prompts", "no/where.jsonl"], "prompts[0].path: 'no/where.jsonl' -> no such file"),
+    (["sample", "$MODELS/x", "--prompts", "list.yaml"], "environment variables are not read in a config"),
+    (["arena", ".", "./missing", "--judge", "human", "--prompts", "n.csv"], "models[1]: './missing' -> no such"),
+    (["bench", "./missing", "--tasks", "arc_easy"], "models[0]: './missing' -> no such folder"),
+    (["label", "no.jsonl"], "datasets[0].path: 'no.jsonl' -> no such file"),
+    (["label", "no.csv", "--judge", "./missing"], "judge: './missing' -> no such folder"),
+    (["curve", "missing.yaml", "--sizes", "1", "2"], "'missing.yaml' -> no such file"),
+]
+"""Command lines with a missing input, each with a part of its error."""
+
+
+def test_missing_inputs_are_reported_before_heavy_libraries_load(tmp_path):
     (tmp_path / "list.yaml").write_text("- a")
-    heavy = "{'torch', 'trl', 'transformers', 'datasets', 'peft', 'accelerate'}"
-    code = f"import sys, hfkit.cli as c; print(c.main({argv}), {heavy} & {{*sys.modules}})"
+    code = f"""
+import contextlib, io, json, sys
+import hfkit.cli as c
+for argv in {[argv for argv, _ in MISSING_INPUTS]}:
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        status = c.main(argv)
+    heavy = {{"torch", "trl", "transformers", "datasets", "peft", "accelerate"}} & {{*sys.modules}}
+    print(json.dumps([status, sorted(heavy), printed.getvalue()]))
+"""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert reported in ran.stderr and ran.stdout.split() in (["1", "set()"], ["2", "set()"])
+    assert len(ran.stdout.splitlines()) == len(MISSING_INPUTS), ran.stderr
+    for (argv, reported), line in zip(MISSING_INPUTS, ran.stdout.splitlines(), strict=True):
+        status, heavy, printed = json.loads(line)
+        assert status in (1, 2) and heavy == [] and reported in printed, (argv, line)
 
 
 @pytest.mark.slow  # it imports without the forks' server

@@ -58,7 +58,7 @@ def read_arguments(verb: str, module: str, argv: list[str]):
         config_class, key = EVALUATIONS[verb]
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
         argv = [SHORT_FLAGS.get(verb, {}).get(word, word) for word in argv]
-        checks = checks_in(CHECKS.get(verb, "hfkit.evaluation.checks"))
+        checks = checks_in("hfkit.commands.missing_inputs", CHECKS.get(verb, "hfkit.evaluation.checks"))
         return parse(config_class, argv, f"hfkit {verb}", description, checks)
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = HintingParser(f"hfkit {verb}", description=description, **layout)
@@ -91,9 +91,13 @@ def split_stage_flags(arguments: list[tuple], argv: list[str]) -> tuple[list[str
     return own, others
 
 
-def checks_in(module: str) -> Check:
-    """Return a check that imports a module only when it gets a config, and calls the module's `problems_of`."""
-    return lambda config: import_module(module).problems_of(config)
+def checks_in(*modules: str) -> Check:
+    """Return a check that imports one module after another, until its `problems_of` finds problems."""
+
+    def check(config) -> list[Problem]:
+        return next((found for module in modules if (found := import_module(module).problems_of(config))), [])
+
+    return check
 
 
 def docstring_of(module: str) -> str:

@@ -4,10 +4,12 @@ huggingface_hub itself retries some requests, but not the creation of a reposito
 commit. All calls made through this module can safely be repeated.
 """
 
+import errno
 import json
 import math
 import random
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,10 @@ PROBE_WAITS, PROBE_TIMEOUT = (0.0, 1.0, 3.0), 3.0
 """Seconds before each attempt to reach the Hub, and the longest one to connect."""
 UNREACHABLE = 60.0
 """Seconds for which the Hub counts as unreachable."""
+NO_NETWORK = (errno.ENETDOWN, errno.ENETUNREACH, socket.EAI_NONAME)
+"""Numbers of errors that another attempt does not mend: no network, or a name that does not exist in it."""
+FAR_ADDRESS = ("198.51.100.1", 9)
+"""An address of no machine, in a range for documentation, that only a default route leads to."""
 TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 httpx = http_library(HfHubHTTPError)
 
@@ -108,11 +114,30 @@ def can_reach_hub(waits: Sequence[float] = PROBE_WAITS) -> bool:
         except Exception as error:
             if is_offline(error):
                 _last_error = describe_error(error)
+                if has_no_network(error):
+                    break
                 continue
         _has_answered = True  # an error of the Hub or of a proxy is an answer
         return True
     _last_failure = time.monotonic()
     return False
+
+
+def has_no_network(error: BaseException | None) -> bool:
+    """Return whether an error of a request, or its causes, show that this machine has no network with the Hub in it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_NETWORK:
+            return True
+        if isinstance(error, OSError) and error.errno == socket.EAI_AGAIN:
+            return not has_route()
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def has_route() -> bool:
+    """Return whether this machine has a route to other networks; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+        return end.connect_ex(FAR_ADDRESS) not in NO_NETWORK
 
 
 def why_unreachable() -> str:

@@ -7,7 +7,7 @@ from hfkit.data.splits import SplitStats
 from hfkit.evaluation.diversity import reply_diversity
 from hfkit.evaluation.held_out import HeldOut, labeled, load_held_out, start_of, text_likelihoods
 from hfkit.evaluation.prompts import load_prompts, rows_with_prompts, sample_rows, shared_prompts
-from hfkit.evaluation.replies import SUBJECT_KEYS, Reply, Sampling, Subject, load_or_sample
+from hfkit.evaluation.replies import SUBJECT_KEYS, Reply, Sampling, Subject, have_ended, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.metrics.formulas import bits_per_byte, exact_match, kl_per_reply, perplexity, self_bleu
@@ -43,6 +43,7 @@ def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> di
             sampling = Sampling(config.response_length, config.temperature, config.seed)
             ids = prompts[subject.name]
             replies[subject.name] = load_or_sample(subject, ids, sampling, results, config.per_device_eval_batch_size)
+            metrics |= bootstrap_metric("ended", have_ended(subject, replies[subject.name], sampling))
             metrics |= reply_metrics(replies[subject.name], [row["reference"] for row in rows])
             subject.unload()
             metrics |= kl_metrics(config, subject, ids, replies[subject.name])

@@ -8,7 +8,7 @@ from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.files import hash_of
 from hfkit.core.progress import track_progress
-from hfkit.data.chat_template import encode_prompt
+from hfkit.data.chat_template import encode_prompt, turn_end_ids
 from hfkit.data.messages import Messages
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.engines import make_engine
@@ -128,7 +128,7 @@ def load_or_sample(
     """Return responses to prompts: the saved ones; the others are sampled and saved batch by batch.
 
     Each batch has its own seed, so that a resumed run ends with the responses of an uninterrupted one. A saved response
-    is never replaced, even if others of its batch are missing.
+    is never replaced, even if others of its batch are missing. Warns if no response has ended.
 
     Args:
         copies: responses to each prompt; first one to each prompt, then another to each.
@@ -146,7 +146,20 @@ def load_or_sample(
         new = zip(batch, replies, strict=True)
         saved.add({keys[index]: asdict(reply) for index, reply in new if keys[index] not in saved})
     fields = Reply.__dataclass_fields__
-    return [Reply(**{name: saved[key][name] for name in fields}) for key in keys]
+    replies = [Reply(**{name: saved[key][name] for name in fields}) for key in keys]
+    if replies and not any(have_ended(subject, replies, sampling)):
+        warn(
+            f"none of the {len(replies):,} responses of {subject.name} ended within response_length="
+            f"{sampling.max_new_tokens}: raise it if they are cut in mid-sentence; otherwise the model has not learned "
+            "to write the token that ends a response"
+        )
+    return replies
+
+
+def have_ended(subject: Subject, replies: list[Reply], sampling: Sampling) -> list[bool]:
+    """Return whether each response ended before the limit on its length, or with a token that ends responses."""
+    ends = turn_end_ids(subject.tokenizer)
+    return [len(reply.ids) < sampling.max_new_tokens or reply.ids[-1] in ends for reply in replies]
 
 
 def sample_batch(subject: Subject, prompts: list[list[int]], sampling: Sampling, name: str) -> list[Reply]:

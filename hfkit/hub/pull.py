@@ -17,11 +17,12 @@ from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import RECORD, require_free_folder, write_json
 from hfkit.core.hub_fetch import fetch_snapshot
 from hfkit.core.hub_files import DOCUMENTS, LOADED_FILES, matches
-from hfkit.core.hub_ids import repo_id_error, split_revision
+from hfkit.core.hub_ids import split_revision
 from hfkit.core.hub_retry import describe_error, with_retries
 from hfkit.core.locks import lock_folder
 from hfkit.hub.locations import is_local, save_location
 from hfkit.hub.model_files import PICKLE_SUFFIXES, RepoFile
+from hfkit.hub.names import repo_id_error
 from hfkit.hub.repo import Repo
 from hfkit.records.source import ADAPTER_CONFIG, read_json
 

@@ -7,8 +7,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hfkit import __version__
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Problem
-from hfkit.core.hub_ids import repo_id_error
 from hfkit.core.hub_retry import HubUnreachable, describe_error, with_retries
+from hfkit.hub.names import repo_id_error
 from hfkit.hub.upload import Pushed, Upload
 from hfkit.records.source import ADAPTER_CONFIG, read_json
 

@@ -10,12 +10,12 @@ from huggingface_hub.errors import HfHubHTTPError
 from hfkit.core.console import warn
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
 from hfkit.core.files import RECORD, write_text
-from hfkit.core.hub_ids import repo_id_error, revision_error
 from hfkit.core.hub_retry import status_of, with_retries
 from hfkit.core.missing_paths import no_such
 from hfkit.hub.cards.hand_edits import README, with_edit_hash
 from hfkit.hub.locations import save_location
 from hfkit.hub.model_files import RepoFile, select_files
+from hfkit.hub.names import repo_id_error, revision_error
 from hfkit.hub.published_record import adapter_config_for_hub, record_for_hub
 from hfkit.hub.repo import Repo
 from hfkit.hub.repo_checks import base_problems, ref_problems, repo_problems

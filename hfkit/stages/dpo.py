@@ -26,6 +26,7 @@ from hfkit.data.rendering import variables_of
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
+from hfkit.models.end_token import warn_of_end_token
 from hfkit.models.loading import load_trainable, without_expert_dropout
 from hfkit.models.model_config import context_tokens
 from hfkit.models.saving import save_model
@@ -71,6 +72,7 @@ def main(config: DPOConfig) -> Path:
         # Model
         config = plan_run(run)
         model = load_trainable(config)
+        warn_of_end_token(model, tokenizer, config)
         reference = copy_sharing_frozen(model) if config.use_peft else copy.deepcopy(model)
         run.note(**record_base(model))
         # Trainer
@@ -98,12 +100,7 @@ def main(config: DPOConfig) -> Path:
         metrics, samples = {"train_loss": facts["train_loss"]}, []
         if test_rows is not None:
             metrics |= held_out_metrics(trainer)
-        prompts = sampled_prompts(test_rows, config, model) if test_rows is not None else []
-        if len(prompts):
-            prompts = with_messages(prompts, held_out, tokenizer)
-            say(f"dpo: sampling responses to {len(prompts)} held-out prompts, before and after")
-            models = (trainer.model, reference)
-            found, samples = compare_policies(*models, tokenizer, None, prompts, arguments, run.stage)
+            found, samples = compare_with_reference(trainer, reference, test_rows, held_out, config)
             metrics |= found
         save = partial(save_with_samples, trainer.model, tokenizer, samples)
         run.publish(CollectiveSave(trainer, save), metrics, **facts)
@@ -125,6 +122,23 @@ def with_own_key(rows: Dataset, config: DPOConfig) -> Dataset:
     neutral = {field.name for field in fields(HubFields)} | {"output_dir", "resume_from_checkpoint"}
     settings = {name: value for name, value in vars(config).items() if name not in neutral}
     return rows.select(range(len(rows)), new_fingerprint=hash_of([content_hash(rows), settings]))
+
+
+def compare_with_reference(
+    trainer: MicroBatchedDPOTrainer, reference, pairs: Dataset, held_out: Dataset, config: DPOConfig
+) -> tuple[dict[str, float], list[dict]]:
+    """Return metrics and samples of responses to held-out prompts, before and after training.
+
+    Args:
+        pairs: encoded held-out pairs.
+        held_out: their rows, before they were encoded.
+    """
+    tokenizer, prompts = trainer.processing_class, sampled_prompts(pairs, config, trainer.model)
+    if not len(prompts):
+        return {}, []
+    prompts = with_messages(prompts, held_out, tokenizer)
+    say(f"dpo: sampling responses to {len(prompts)} held-out prompts, before and after")
+    return compare_policies(trainer.model, reference, tokenizer, None, prompts, trainer.args, "dpo")
 
 
 def sampled_prompts(pairs: Dataset, config: DPOConfig, model) -> Dataset:

@@ -17,6 +17,7 @@ from hfkit.core.device import prepare_device
 from hfkit.data.forms import PROMPTS, encode_prompts
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.models.adapters import record_base
+from hfkit.models.end_token import warn_of_end_token
 from hfkit.models.generation import stop_ids
 from hfkit.models.loading import without_expert_dropout
 from hfkit.models.saving import save_model
@@ -100,6 +101,7 @@ def train_in_groups(config: GRPOConfig | RLOOConfig, stage: str, trainer_class: 
         config = plan_run(run)
         report_reward_accuracy(config)
         loaded, tokenizer = load_scored_policy(config), prompts.tokenizer
+        warn_of_end_token(loaded.policy, tokenizer, config)
         run.note(**record_base(loaded.policy))
         stop_token_ids = stop_ids(loaded.policy.generation_config, tokenizer)
         scorer = load_scorer(config, tokenizer, prompts.reader, loaded.reward, stop_token_ids)

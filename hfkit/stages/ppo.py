@@ -16,6 +16,7 @@ from hfkit.core.interrupts import defer_signals
 from hfkit.data.splits import report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
+from hfkit.models.end_token import warn_of_end_token
 from hfkit.models.generation import stop_ids
 from hfkit.models.saving import save_model
 from hfkit.rlhf import PPOTrainer
@@ -53,6 +54,7 @@ def main(config: PPOConfig) -> Path:
         config = plan_run(run)
         report_reward_accuracy(config)
         roles = load_roles(config)
+        warn_of_end_token(roles.policy, tokenizer, config)
         run.note(**record_base(roles.policy))
         stop_token_ids = stop_ids(roles.policy.generation_config, tokenizer)
         scorer = load_scorer(config, tokenizer, prompts.reader, roles.reward, stop_token_ids)

@@ -18,6 +18,7 @@ from hfkit.data.packing import pack_conversations
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
+from hfkit.models.end_token import warn_of_end_token
 from hfkit.models.loading import cached_config, load_trainable, without_expert_dropout
 from hfkit.models.packed_attention import packed_attention, require_separation
 from hfkit.models.saving import save_model
@@ -68,6 +69,7 @@ def main(config: SFTConfig) -> Path:
             attention = packed_attention(config, cached_config(config.model_name_or_path, config.model_revision))
         with loading_in_shards(config):
             model = load_trainable(replace(config, attn_implementation=attention))
+        warn_of_end_token(model, tokenizer, config)
         run.note(**record_base(model))
         # Trainer
         with keep_trainable_dtype(model):

@@ -14,7 +14,7 @@ from hfkit.cli import main
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.serve.app import build_app
 from hfkit.commands.serve.jobs import MOST_WAITING, Job, Jobs
-from hfkit.commands.serve.models import name_models
+from hfkit.commands.serve.names import name_models
 from hfkit.commands.serve.requests import Request
 from hfkit.commands.web.server import ServerThread, open_socket
 

@@ -12,7 +12,8 @@ from hfkit.config.evaluation import EvaluateConfig
 from hfkit.config.parsing import load_config
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.evaluation.checks import problems_of
-from hfkit.evaluation.replies import Sampling, Subject, load_or_sample
+from hfkit.evaluation.evaluate import evaluate
+from hfkit.evaluation.replies import Reply, Sampling, Subject, have_ended, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
 
 
@@ -105,3 +106,20 @@ def test_greedy_replies_are_the_same_with_each_engine(sft_dir, tmp_path):
         prompts = [subject.encode(f"What does {who} like?") for who in ("Ann", "Bob", "Cid")]
         replies.append(load_or_sample(subject, prompts, Sampling(12, 0.0), ResultsFile(tmp_path / name), 2))
     assert [reply.ids for reply in replies[0]] == [reply.ids for reply in replies[1]]
+
+
+def test_responses_that_never_end_are_counted_and_a_warning(sft_dir, tmp_path, capsys):
+    subject = Subject("sft", str(sft_dir))
+    prompts, sampling = [subject.encode("What does Ada like?")] * 3, Sampling(1, 0.0)
+    replies = load_or_sample(subject, prompts, sampling, ResultsFile(tmp_path / "replies.jsonl"), 3)
+    end = subject.tokenizer.eos_token_id
+    assert all(end not in reply.ids for reply in replies)
+    assert "none of the 3 responses of sft ended within response_length=1" in capsys.readouterr().err
+    made = [Reply(ids, "", 0.0, 0.0) for ids in ([5, 6, end], [5, 6, 7], [5, end])]
+    assert have_ended(subject, made, Sampling(3, 0.0)) == [True, False, True]
+
+
+def test_the_share_of_responses_that_ended_is_a_metric(sft_dir, tmp_path):
+    settings = {"model_name_or_path": str(sft_dir), "max_prompts": 4, "output_dir": str(tmp_path)}
+    found = evaluate(load_config(EvaluateConfig, {**settings, "response_length": 1, "temperature": 0.0}))
+    assert found["metrics"]["ended"] == 0

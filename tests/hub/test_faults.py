@@ -1,5 +1,6 @@
 """Faults of the Hub in any phase of a push leave the repository unchanged or complete."""
 
+import math
 import re
 import socket
 import time
@@ -214,3 +215,25 @@ def test_offline_the_hub_is_neither_asked_nor_waited_for(monkeypatch):
     monkeypatch.setattr(hub_retry.constants, "HF_HUB_OFFLINE", True)
     assert not hub_retry.can_reach_hub()
     assert hub_retry.why_unreachable() == "HF_HUB_OFFLINE is set"
+
+
+@pytest.mark.parametrize(
+    ("number", "route", "attempts"),
+    [(socket.EAI_NONAME, True, 1), (socket.EAI_AGAIN, False, 1), (socket.EAI_AGAIN, True, 3)],
+)
+def test_without_a_network_the_hub_is_asked_once(monkeypatch, number, route, attempts):
+    asked = []
+
+    def resolve(*args, **kwargs):
+        asked.append(args)
+        raise socket.gaierror(number, "no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(hub_retry, "_has_answered", False)
+    monkeypatch.setattr(hub_retry, "_last_failure", -math.inf)
+    monkeypatch.setattr(hub_retry, "has_route", lambda: route)
+    monkeypatch.setattr(hub_retry.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_retry.constants, "ENDPOINT", "https://hub.example")
+    assert not hub_retry.can_reach_hub(waits=(0.0, 0.0, 0.0))
+    assert len(asked) == attempts
+    assert "no such name" in hub_retry.why_unreachable()

@@ -10,7 +10,8 @@ from hub_fixtures import copies
 from safetensors.numpy import save_file
 
 from hfkit.core.errors import HfkitError
-from hfkit.core.hub_ids import repo_id_error, revision_error, split_revision
+from hfkit.core.hub_ids import split_revision
+from hfkit.hub.names import repo_id_error, revision_error
 from hfkit.hub.secret_scan import find_secret
 from hfkit.records.record import read_record, weights_hash
 

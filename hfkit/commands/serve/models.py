@@ -1,21 +1,16 @@
-"""The models of a server: their names, and what is known of them before their weights are loaded."""
+"""The models of a server: what is known of them before their weights are loaded."""
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.commands.serve.errors import ApiError
 from hfkit.commands.serve.requests import Request
 from hfkit.commands.serve.tool_calls import supports_tools
-from hfkit.core.errors import ConfigError, HfkitError, Problem, nearest
-from hfkit.core.home import expand_home
+from hfkit.core.errors import HfkitError, nearest
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.messages import RenderError
 from hfkit.models.tokenizers import variables_fault
-
-NAMED = re.compile(r"(?P<name>[\w.:-][\w.:/-]{0,99})=(?P<path>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -31,26 +26,6 @@ class ServedModel:
     tokenizer: PreTrainedTokenizerBase
     context: int | None
     stop_token_ids: list[int]
-
-
-def name_models(given: list[str]) -> dict[str, str]:
-    """Return the path of each model by its name: `NAME=PATH`, or a path, whose last folder is the name.
-
-    The name of a model on the Hub is its id.
-
-    Raises:
-        ConfigError: two models have one name.
-    """
-    named: dict[str, str] = {}
-    for word in given:
-        found = None if Path(word).exists() else NAMED.fullmatch(word)
-        path = expand_home(found["path"]) if found else word
-        name = found["name"] if found else Path(path).resolve().name if Path(path).is_dir() else path
-        if name in named:
-            remedy = f"{named[name]} has this name too: name one of them with NAME={path}"
-            raise ConfigError([Problem("model", name, remedy)], "the command line")
-        named[name] = path
-    return named
 
 
 def find_model(models: dict[str, ServedModel], name: str) -> ServedModel:

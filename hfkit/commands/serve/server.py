@@ -11,7 +11,7 @@ from hfkit.commands.serve.backends import TransformersBackend
 from hfkit.commands.serve.feedback import FeedbackFile
 from hfkit.commands.serve.guard import KEY_VARIABLE, read_api_key
 from hfkit.commands.serve.jobs import Jobs
-from hfkit.commands.serve.models import name_models
+from hfkit.commands.serve.names import name_models
 from hfkit.commands.serve.vllm import VLLMBackend, chosen_backend
 from hfkit.commands.web.hosts import is_this_machine
 from hfkit.commands.web.server import ServerThread, address_of, open_socket

@@ -1,21 +1,20 @@
 """Validates the datasets of a config: sources that do not exist, and mixtures that cannot be drawn."""
 
 import os
-import re
 from pathlib import Path
 
 import datasets
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem
-from hfkit.core.file_types import COMPRESSED, SUFFIXES, file_type, has_known_suffix
+from hfkit.core.file_types import COMPRESSED, SUFFIXES, file_type
 from hfkit.core.hub_fetch import missing_folder_error
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.core.missing_paths import no_such
 from hfkit.data.cards import recipe_of, source_split, split_file
 from hfkit.data.mixture import BUDGETS
 from hfkit.data.source_files import builder_problem
-from hfkit.stages.checks.files import variable_remedy
+from hfkit.stages.checks.paths import missing_file_problem
 from hfkit.stages.checks.rules import broken_rules
 
 
@@ -55,14 +54,12 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
         return [Problem("path", MISSING, "missing: a file or a Hub id, or set card: NAME instead")]
     if remedy := builder_problem(entry.path, False):
         return [Problem("path", entry.path, remedy)]
+    if problem := missing_file_problem(entry.path):
+        return [problem]
     if not os.path.exists(entry.path):
-        if not HUB_ID.match(entry.path):
-            return [missing_path_problem(entry.path)]
-        if has_known_suffix(entry.path):
-            return [Problem("path", entry.path, no_such("file", entry.path), Kind.NO_SUCH_FILE)]
         is_cached = Path(datasets.config.HF_DATASETS_CACHE, entry.path.replace("/", "___")).is_dir()
-        problem = missing_folder_error(entry.path, is_cached)
-        return [Problem("path", entry.path, problem, Kind.NO_SUCH_FILE)] if problem else []
+        fault = missing_folder_error(entry.path, is_cached)
+        return [Problem("path", entry.path, fault, Kind.NO_SUCH_FILE)] if fault else []
     if not os.path.isfile(entry.path) and not os.path.isdir(entry.path):
         return [Problem("path", entry.path, "neither a file nor a folder")]
     if os.path.isfile(entry.path) and file_type(entry.path) is None:
@@ -71,25 +68,6 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
         return [Problem("path", entry.path, remedy)]
     given = [name for name in ("name", "revision") if getattr(entry, name) is not None]
     return broken_rules(entry, [(True, name, "has no effect on a file", "path") for name in given])
-
-
-def missing_path_problem(path: str) -> Problem:
-    """Return the problem of a path that does not exist and is not a Hub id, such as a pattern or a URL."""
-    if remedy := variable_remedy(path):
-        return Problem("path", path, remedy)
-    if path.startswith("file:"):
-        return Problem("path", path, "expected a path, not a URL: remove file://")
-    if re.match(r"\w[\w+.-]+:/", path):
-        return Problem("path", path, "hfkit reads no URLs outside the Hub: download the file and name it")
-    if "\\" in path and os.sep != "\\":
-        return Problem("path", path, "a path of Windows: write the file's path on this system, with / instead of \\")
-    if "*" in path:
-        return Problem("path", path, "patterns are not supported: name the folder, or list the files")
-    if path.startswith(("[", "{")):
-        return Problem("path", path, 'not JSON: on the command line write [{"path": "FILE"}], with all its quotes')
-    if "," in path:
-        return Problem("path", path, f"names several files: write a list, [{', '.join(path.split(','))}]")
-    return Problem("path", path, no_such("file, and not a Hub id", path), Kind.NO_SUCH_FILE)
 
 
 def card_problems(entry: DatasetEntry) -> list[Problem]:

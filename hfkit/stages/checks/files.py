@@ -1,7 +1,6 @@
 """Validates the output folder and the chat template."""
 
 import os
-import re
 from pathlib import Path
 
 from hfkit.core.errors import Problem, reason
@@ -10,9 +9,7 @@ from hfkit.core.missing_paths import no_such
 from hfkit.core.names import folder_name_fault
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 from hfkit.data.template_source import template_fault
-
-SHELL_VARIABLE = re.compile(r"\$\{[A-Za-z_]\w*\}|(^|/)\$[A-Za-z_]\w*")
-"""An environment variable as shells write it: `${NAME}`, or `$NAME` where a part of a path begins."""
+from hfkit.stages.checks.paths import variable_remedy
 
 
 def folder_problems(config) -> list[Problem]:
@@ -48,10 +45,3 @@ def template_problems(config) -> list[Problem]:
     except (OSError, ValueError) as error:
         fault = f"cannot be read: {reason(error)}"
     return [Problem("chat_template", path, fault)] if fault else []
-
-
-def variable_remedy(path: str) -> str | None:
-    """Return what to write instead of a path with an environment variable, or None if it has none."""
-    if os.path.exists(path) or not SHELL_VARIABLE.search(path):
-        return None
-    return "environment variables are not read in a config: write the path, or pass it as a flag from the shell"

@@ -7,7 +7,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from hfkit.config.fields import HubFields
 from hfkit.core.errors import Problem
-from hfkit.core.hub_ids import repo_id_error, revision_error
+from hfkit.hub.names import repo_id_error, revision_error
 from hfkit.hub.push import LOGIN
 from hfkit.hub.push_to_hub import repo_id_of
 from hfkit.stages.checks.rules import broken_rules

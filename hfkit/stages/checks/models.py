@@ -21,7 +21,8 @@ from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
 from hfkit.stages.checks.adapters import adapter_shape_problems, module_problems
 from hfkit.stages.checks.architecture import MODEL_KEYS, architecture_problems, length_problems_within
-from hfkit.stages.checks.files import template_name, template_problems, variable_remedy
+from hfkit.stages.checks.files import template_name, template_problems
+from hfkit.stages.checks.paths import variable_remedy
 from hfkit.stages.checks.start import checkpoint_problems
 
 MODEL_CONFIGS = ("config.json", ADAPTER_CONFIG)
