@@ -167,4 +167,5 @@ def without_times(found):
 
 
 def same_page(one: Path, other: Path) -> None:
-    assert len((one / "report.html").read_bytes()) == len((other / "report.html").read_bytes())
+    pages = ((folder / "report.html").read_text().replace(str(folder), "out") for folder in (one, other))
+    assert next(pages) == next(pages)
