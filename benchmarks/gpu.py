@@ -15,13 +15,14 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import torch
 from gpu_models import ROWS
 
@@ -138,6 +139,7 @@ def main() -> None:
     )
     parser.add_argument("--keep", action="store_true", help="leave the models for another call")
     asked = parser.parse_args()
+    catch_signals()
     os.environ["HFKIT_TEST_GPU"] = "1"  # otherwise tests run on the CPU
     if asked.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no GPU is visible: --device cpu runs the plan with tiny models")
@@ -152,6 +154,20 @@ def main() -> None:
         if not asked.keep:
             shutil.rmtree(asked.work, ignore_errors=True)
     sys.exit(0 if ok else 1)
+
+
+def catch_signals() -> None:
+    """Lets the first signal end the command, which first ends the row that runs; later ones change nothing."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` ignores one
+
+    def end(number: int, frame: object) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for number in numbers:
+        signal.signal(number, end)
 
 
 def work_off(rows: list[Row], folder: Path, asked: argparse.Namespace, deadline: float) -> bool:
@@ -196,17 +212,15 @@ def run(row: Row, folder: Path, asked: argparse.Namespace, remaining: float) -> 
     started = time.monotonic()
     log = folder / f"{row.name.replace(' ', '-')}.log"
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
+        process = psutil.Popen(
             [sys.executable, *row.command], stdout=stream, stderr=stream, env=variables, start_new_session=True
         )
         try:
             status = process.wait(remaining)
-        except subprocess.TimeoutExpired:
+        except psutil.TimeoutExpired:
             status = None
-        finally:  # an interrupt too ends the row with all its processes
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        finally:
+            end(process)
     result = {"seconds": round(time.monotonic() - started, 1)}
     is_test = "pytest" in row.command
     if status is None:
@@ -223,6 +237,19 @@ def run(row: Row, folder: Path, asked: argparse.Namespace, remaining: float) -> 
             key: record[key] for key in ("hfkit_over_bare", "medians", "check", "speed", "methods") if key in record
         }
     return {"status": "done", **result}
+
+
+def end(process: psutil.Popen) -> None:
+    """Ends a row with all its processes; those that tests have started are in their own sessions."""
+    running = []
+    with suppress(psutil.NoSuchProcess):
+        running = [*process.children(recursive=True), process]
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for one in running:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(running)
 
 
 if __name__ == "__main__":
