@@ -77,6 +77,18 @@ def test_a_row_that_time_runs_out_for_is_run_again(tmp_path, monkeypatch):
     assert record_in(tmp_path)["rows"]["a row"]["status"] == "done"
 
 
+def test_a_model_is_made_only_if_there_is_time_to_use_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    gpu = import_module("gpu")
+    asked = Namespace(device="cuda", work=tmp_path, model=None)
+    make = gpu.Row("make 1B", 1, ("-c", f"import os; os.mkdir({str(tmp_path / '1B')!r})"))
+    use = gpu.Row("a row", 60, ("-c", ""), needs="1B")
+    assert gpu.work_off([make, use], tmp_path, asked, time.monotonic() + 30)
+    assert record_in(tmp_path)["left_out"] == ["make 1B", "a row"]
+    assert gpu.work_off([make, use], tmp_path, asked, time.monotonic() + 90)
+    assert [*record_in(tmp_path)["rows"]] == ["make 1B", "a row"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_row_with_all_its_processes(number, tmp_path):
     """Some processes of tests are in their own sessions."""
