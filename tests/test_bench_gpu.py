@@ -20,9 +20,10 @@ from forks import HFKIT, Fork
 
 ROOT = Path(__file__).parents[1]
 PLAN = """
-import sys
+import signal, sys
 import gpu
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
 row = gpu.Row("a row", 1, ("-c", sys.argv.pop()))
 gpu.plan = lambda asked, folder: [row]
 gpu.main()
