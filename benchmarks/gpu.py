@@ -15,13 +15,14 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import torch
 from gpu_models import ROWS
 
@@ -43,7 +44,7 @@ class Row:
     """A row of the plan.
 
     Attributes:
-        seconds: what it is expected to take, on an H100; it is left out if less of the budget is left.
+        seconds: what it takes on an H100 or H200, rounded up; it is left out if less of the budget is left.
         command: what runs, after the interpreter.
         needs: the shape of the model that it reads.
         details: the record that it writes, in the card's folder.
@@ -93,25 +94,25 @@ def plan(asked: argparse.Namespace, folder: Path) -> list[Row]:
         rows.append(Row(f"grpo and rloo {shape} {kind}", seconds, tuple(command), shape, f"online_vs_trl_{name}.json"))
 
     unchecked = ("--check", "0")
-    make("135M", 30)
-    compare("sft", "135M", 120, "float32", "--check", "20")
-    compare("sft", "135M", 75, "bf16", *BF16, *unchecked)
-    compare("sft", "135M", 75, "bf16 as by default", *BF16, *unchecked, "--checkpointing", "bare")
-    compare("reward", "135M", 75, "bf16", *BF16, *unchecked)
-    compare("pretrain", "135M", 75, "bf16", "--bf16", *unchecked)
-    ppo("135M", 150, "bf16", "--engines", "static", "continuous")
-    make("8B", 60)
-    compare("sft", "8B", 60, "4bit packed", *FOUR_BITS, *PACKED)
-    ppo("8B", 180, "4bit", "--load_in_4bit", "--engines", "static")
-    make("1B", 30)
-    compare("pretrain", "1B", 90, "bf16", "--bf16", *unchecked, "--checkpointing", "none", "--batch", "16")
-    compare("sft", "1B", 75, "bf16", *BF16, *unchecked)
-    compare("reward", "1B", 75, "bf16", *BF16, *unchecked)
-    compare("sft", "8B", 60, "bf16 packed", *BF16, *PACKED)
+    make("135M", 20)
+    compare("sft", "135M", 150, "float32", "--check", "20")
+    compare("sft", "135M", 90, "bf16", *BF16, *unchecked)
+    compare("sft", "135M", 80, "bf16 as by default", *BF16, *unchecked, "--checkpointing", "bare")
+    compare("reward", "135M", 90, "bf16", *BF16, *unchecked)
+    compare("pretrain", "135M", 90, "bf16", "--bf16", *unchecked)
+    ppo("135M", 300, "bf16", "--engines", "static", "continuous")
+    make("8B", 50)
+    compare("sft", "8B", 75, "4bit packed", *FOUR_BITS, *PACKED)
+    ppo("8B", 420, "4bit", "--load_in_4bit", "--engines", "static")
+    make("1B", 25)
+    compare("pretrain", "1B", 110, "bf16", "--bf16", *unchecked, "--checkpointing", "none", "--batch", "16")
+    compare("sft", "1B", 90, "bf16", *BF16, *unchecked)
+    compare("reward", "1B", 90, "bf16", *BF16, *unchecked)
+    compare("sft", "8B", 90, "bf16 packed", *BF16, *PACKED)
     compare("sft", "8B", 150, "4bit", *FOUR_BITS, *unchecked)
     compare("sft", "8B", 120, "bf16", *BF16, *unchecked)
     compare("reward", "8B", 150, "4bit", *FOUR_BITS, *unchecked)
-    ppo("1B", 180, "bf16", "--engines", "static")
+    ppo("1B", 250, "bf16", "--engines", "static")
     compare("dpo", "135M", 90, "bf16", *BF16, *unchecked)
     online("135M", 180, "bf16")
     workers = ("-n", str(LAUNCHES_AT_ONCE)) if find_spec("xdist") else ()  # most of a launch is one process starting
@@ -138,10 +139,11 @@ def main() -> None:
     )
     parser.add_argument("--keep", action="store_true", help="leave the models for another call")
     asked = parser.parse_args()
+    catch_signals()
     os.environ["HFKIT_TEST_GPU"] = "1"  # otherwise tests run on the CPU
     if asked.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no GPU is visible: --device cpu runs the plan with tiny models")
-    deadline = time.monotonic() + asked.budget
+    deadline = time.monotonic() + asked.budget - (time.time() - psutil.Process().create_time())
     card = re.sub(r"\W+", "-", torch.cuda.get_device_name()) if asked.device == "cuda" else "cpu"
     folder = asked.records / card
     for made in (folder, asked.work):
@@ -154,20 +156,34 @@ def main() -> None:
     sys.exit(0 if ok else 1)
 
 
+def catch_signals() -> None:
+    """Lets the first signal end the command, which first ends the row that runs; later ones change nothing."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` ignores one
+
+    def end(number: int, frame: object) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for number in numbers:
+        signal.signal(number, end)
+
+
 def work_off(rows: list[Row], folder: Path, asked: argparse.Namespace, deadline: float) -> bool:
     """Runs what is not done and fits; writes the record after each row. Returns whether no row failed."""
     path = folder / "gpu.json"
     done = (read_json_mapping(path) or {}).get("rows", {})
-    wanted = {row.needs for row in rows if done.get(row.name, {}).get("status") != "done"}
+    open_rows = [row for row in rows if done.get(row.name, {}).get("status") != "done"]
     left_out = []
     for row in rows:
         shape = row.name.removeprefix("make ") if row.name.startswith("make ") else None
-        if (shape and (shape not in wanted or (asked.work / shape).exists())) or is_done(done, row.name, shape):
+        users = [one.seconds for one in open_rows if shape and one.needs == shape]
+        if (shape and (not users or (asked.work / shape).exists())) or is_done(done, row.name, shape):
             continue
         remaining = deadline - time.monotonic()
-        if remaining < (row.seconds if asked.device == "cuda" else 0) or (
-            row.needs and not has_model(row.needs, asked)
-        ):
+        seconds = row.seconds + min(users, default=0)  # a model is made only if there is time to use it
+        if remaining < (seconds if asked.device == "cuda" else 0) or (row.needs and not has_model(row.needs, asked)):
             left_out.append(row.name)
         else:
             print(f"{row.name} ({remaining:.0f} s left)", flush=True)
@@ -196,17 +212,15 @@ def run(row: Row, folder: Path, asked: argparse.Namespace, remaining: float) -> 
     started = time.monotonic()
     log = folder / f"{row.name.replace(' ', '-')}.log"
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
+        process = psutil.Popen(
             [sys.executable, *row.command], stdout=stream, stderr=stream, env=variables, start_new_session=True
         )
         try:
             status = process.wait(remaining)
-        except subprocess.TimeoutExpired:
+        except psutil.TimeoutExpired:
             status = None
-        finally:  # an interrupt too ends the row with all its processes
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        finally:
+            end(process)
     result = {"seconds": round(time.monotonic() - started, 1)}
     is_test = "pytest" in row.command
     if status is None:
@@ -223,6 +237,19 @@ def run(row: Row, folder: Path, asked: argparse.Namespace, remaining: float) -> 
             key: record[key] for key in ("hfkit_over_bare", "medians", "check", "speed", "methods") if key in record
         }
     return {"status": "done", **result}
+
+
+def end(process: psutil.Popen) -> None:
+    """Ends a row with all its processes; those that tests have started are in their own sessions."""
+    running = []
+    with suppress(psutil.NoSuchProcess):
+        running = [*process.children(recursive=True), process]
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for one in running:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(running)
 
 
 if __name__ == "__main__":

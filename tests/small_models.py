@@ -1,10 +1,14 @@
 """Small random models of several architectures, and prompts of several lengths."""
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfkit.core.device import device
 
+REGISTERS_CLASSIFIERS = Version(transformers.__version__) >= Version("5.19")
+"""Whether Transformers registers a sequence classifier for an architecture that it knows without one."""
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 PROMPTS = [[20, 21], [22, 23, 24, 25, 26, 27, 28], [29], [30, 31, 32, 33], [34, 35, 36]]
 GEMMA = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 6}

@@ -3,18 +3,38 @@
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from argparse import Namespace
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import python_path
+from forks import HFKIT, Fork
 
 ROOT = Path(__file__).parents[1]
+PLAN = """
+import signal, sys
+import gpu
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
+row = gpu.Row("a row", 1, ("-c", sys.argv.pop()))
+gpu.plan = lambda asked, folder: [row]
+gpu.main()
+"""
+ROW = """
+import subprocess, time
+
+for is_leader in (False, True):
+    subprocess.Popen(["sleep", "600"], start_new_session=is_leader)
+time.sleep(600)
+"""
 
 
 def bench(folder: Path, *options: str) -> tuple[int, dict]:
@@ -56,6 +76,40 @@ def test_a_row_that_time_runs_out_for_is_run_again(tmp_path, monkeypatch):
     assert record_in(tmp_path)["rows"]["a row"]["status"] == "out of time"
     assert gpu.work_off([quick], tmp_path, asked, time.monotonic() + 60)
     assert record_in(tmp_path)["rows"]["a row"]["status"] == "done"
+
+
+def test_a_model_is_made_only_if_there_is_time_to_use_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    gpu = import_module("gpu")
+    asked = Namespace(device="cuda", work=tmp_path, model=None)
+    make = gpu.Row("make 1B", 1, ("-c", f"import os; os.mkdir({str(tmp_path / '1B')!r})"))
+    use = gpu.Row("a row", 60, ("-c", ""), needs="1B")
+    assert gpu.work_off([make, use], tmp_path, asked, time.monotonic() + 30)
+    assert record_in(tmp_path)["left_out"] == ["make 1B", "a row"]
+    assert gpu.work_off([make, use], tmp_path, asked, time.monotonic() + 90)
+    assert [*record_in(tmp_path)["rows"]] == ["make 1B", "a row"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_row_with_all_its_processes(number, tmp_path):
+    """Some processes of tests are in their own sessions."""
+    options = ["--device", "cpu", "--records", tmp_path / "records", "--work", tmp_path / "work"]
+    variables = {**os.environ, "PYTHONPATH": python_path(ROOT / "benchmarks", ROOT)}
+    bench = Fork(PLAN, *options, ROW, cwd=tmp_path, env=variables, level=HFKIT)
+    latest, running = time.monotonic() + 60, []
+    while len(running) < 3 and bench.poll() is None and time.monotonic() < latest:
+        time.sleep(0.05)
+        running = psutil.Process(bench.pid).children(recursive=True)
+    assert len(running) == 3
+    os.kill(bench.pid, number)
+    try:
+        assert bench.wait(60) == 128 + number
+        assert psutil.wait_procs(running, timeout=5)[1] == []
+    finally:
+        for process in running:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.slow

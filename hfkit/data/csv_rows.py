@@ -24,10 +24,13 @@ def csv_arguments(path: Path, separator: str) -> dict:
         separator: separator of cells: comma or tab.
 
     Raises:
-        ValueError: the rows have more cells than the header, or the header has another separator.
+        ValueError: the rows have more cells than the header, or the header has another separator or a null character.
     """
     with path.open("rb") as file:
-        check_columns(file.readline(limit_of(MAX_ROW_BYTES)).count(separator.encode()) + 1)
+        header = file.readline(limit_of(MAX_ROW_BYTES))
+    check_columns(header.count(separator.encode()) + 1)
+    if b"\0" in header:  # pandas before 3.1 removes it
+        raise ValueError("its header has a null character: save it as UTF-8")
     first = pandas.read_csv(path, nrows=1, dtype=str, encoding="utf-8", sep=separator, **CSV_OPTIONS)
     names = first.columns
     other = next((one for one in ",;\t|" if one != separator and len(names) == 1 and one in str(names[0])), None)

@@ -1,6 +1,7 @@
 """Check that a repository on the Hub can take a push. A push never deletes files of a repository."""
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, RepoCard, constants, get_session
+from huggingface_hub.utils import hf_raise_for_status
 
 from hfkit.core.errors import Problem
 from hfkit.core.files import RECORD
@@ -99,3 +100,20 @@ def ref_problems(api: HfApi, repo: Repo, plan: UploadPlan, branch: str, tag: str
         remedy = f"{repo.repo_id} has this tag on another commit, and a push does not move tags: choose another tag"
         problems.append(Problem("--tag", tag, remedy))
     return problems
+
+
+def validate_card(card: RepoCard) -> None:
+    """Ask the Hub to validate the metadata of a card.
+
+    `RepoCard.validate` asks huggingface.co before huggingface_hub 2.2, even if HF_ENDPOINT is another Hub.
+
+    Raises:
+        ValueError: the Hub rejects it.
+    """
+    body = {"repoType": card.repo_type, "content": str(card)}
+    response = get_session().post(
+        f"{constants.ENDPOINT}/api/validate-yaml", json=body, headers={"Accept": "text/plain"}
+    )
+    if response.status_code == 400:
+        raise ValueError(response.text)
+    hf_raise_for_status(response)

@@ -18,7 +18,7 @@ from hfkit.hub.model_files import RepoFile, select_files
 from hfkit.hub.names import repo_id_error, revision_error
 from hfkit.hub.published_record import adapter_config_for_hub, record_for_hub
 from hfkit.hub.repo import Repo
-from hfkit.hub.repo_checks import base_problems, ref_problems, repo_problems
+from hfkit.hub.repo_checks import base_problems, ref_problems, repo_problems, validate_card
 from hfkit.hub.secret_scan import secrets_in_files
 from hfkit.hub.upload_plan import (
     UploadPlan,
@@ -132,7 +132,7 @@ class Upload:
         card = self.plan.files.get(README)
         try:
             if card is not None:
-                with_retries(self.card_class(card.data.decode()).validate)
+                with_retries(validate_card, self.card_class(card.data.decode()))
         except ValueError as error:
             return [Problem(README, "its metadata", " ".join(str(error).split()))]
         return []

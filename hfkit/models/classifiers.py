@@ -37,7 +37,7 @@ def provide_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None
     content = {"base_model_prefix": prefix, "config_class": type(config), "is_generic": True}
     content["__module__"] = pretrained.__module__  # Transformers looks there for the features of an architecture
     classifier = type(name, (GenericForSequenceClassification, pretrained), content)
-    # registering a class for a config of Transformers requires exist_ok; 5.17 registers none even with it
+    # registering a class for a config of Transformers requires exist_ok; before 5.19, it registers none even so
     AutoModelForSequenceClassification.register(type(config), classifier, exist_ok=True)
     return classifier if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING else None
 

@@ -28,6 +28,9 @@ from hfkit.models.vllm_server import Server
 ONLY_TEMPERATURE = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 """Neutral settings, all explicit: vLLM takes missing ones from the model's generation config."""
 
+ALLOCATOR, OLD_ALLOCATOR = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
+"""The settings of torch's GPU allocator, since torch 2.9 and before."""
+
 
 class Backend(Protocol):
     """A running vLLM."""
@@ -140,6 +143,7 @@ class Colocated:
     def load(self, weights: list[NamedWeight]) -> None:
         """Wake up, and replace the weights, one at a time."""
         if self.is_asleep:
+            torch.cuda.empty_cache()  # vLLM maps its memory itself; since 0.27 it does this too
             self.llm.wake_up()
             self.is_asleep = False
         self.llm.apply_model(lambda model: load_into(model, weights))
@@ -180,6 +184,8 @@ def colocated(path: str, dtype: str, memory: float, tokens: int | None) -> Coloc
 
     launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     launched |= {"MASTER_PORT": str(free_port())}
+    if ALLOCATOR in os.environ:  # vLLM reads only the old name; its memory pool excludes expandable segments
+        launched[OLD_ALLOCATOR] = os.environ[ALLOCATOR]
     unset = {name: value for name, value in launched.items() if name not in os.environ}
     rank = int(os.environ.get("RANK", "0"))
     try:

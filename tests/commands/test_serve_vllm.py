@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from serve_process import ASKED, read_rows
 
@@ -14,8 +15,10 @@ from hfkit.commands.serve.vllm import VLLMBackend, chosen_backend, find_vllm
 from hfkit.core.errors import HfkitError
 
 VLLM = """#!{python} -S
-import http.server, json, socketserver, sys
+import http.server, json, socketserver, subprocess, sys
 words = sys.argv[1:]
+with open("{engine}", "w") as file:
+    file.write(str(subprocess.Popen(["sleep", "600"]).pid))
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
@@ -43,7 +46,8 @@ Server(words[words.index("--uds") + 1], Handler).serve_forever()
 def vllm_program(tmp_path, monkeypatch):
     """A program `vllm` that answers with the tokens of a file, and writes its arguments and requests to another."""
     program = tmp_path / "vllm"
-    program.write_text(VLLM.format(python=sys.executable, seen=tmp_path / "seen", tokens=tmp_path / "tokens"))
+    files = {name: tmp_path / name for name in ("seen", "tokens", "engine")}
+    program.write_text(VLLM.format(python=sys.executable, **files))
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     assert find_vllm() == str(program)
@@ -70,6 +74,7 @@ def test_vllm_gets_token_ids_and_the_settings_of_training(vllm_program, ppo_dir,
     assert words[at + 1 : at + 3] == [f"ppo={ppo_dir}", f"sft={sft_dir}"]
     assert words[words.index("--max-model-len") + 1] == "256" and "--trust-remote-code" not in words
     assert backend.process.returncode is not None and not Path(backend.socket).exists()
+    assert not psutil.pid_exists(int((vllm_program / "engine").read_text()))  # vLLM's engine, a child of its server
     with pytest.raises(HfkitError, match="vLLM ended with status"):
         backend.require_alive()
 

@@ -284,9 +284,8 @@ def test_the_code_in_pushed_cards_loads_from_the_hub(stage_folder, user_of, hub_
         assert "local, not pushed" not in text
         assert str(tmp_path) not in text
         code += CODE.findall(text)
-    bob.python(
-        "from huggingface_hub import ModelCard\n" + "\n".join(f"ModelCard.load('bob/{n}').validate()" for n in names)
-    )
+    imports = "from huggingface_hub import ModelCard\nfrom hfkit.hub.repo_checks import validate_card\n"
+    bob.python(imports + "\n".join(f"validate_card(ModelCard.load('bob/{name}'))" for name in names))
     bob.python("\n".join(code))  # downloaded by the Hub's client, in another process
 
 

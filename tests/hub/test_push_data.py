@@ -92,7 +92,8 @@ def test_a_folder_is_pushed_in_one_commit_and_read_back(ann, hub_server, folder)
     assert "| default | test | 12 | `prompt`, `chosen`, `rejected` | `pairs_test.jsonl` |" in text
     code = text.partition("```python\n")[2].partition("```")[0]
     assert 'load_dataset("ann/likes", split="train")' in code
-    ann.python(f"from huggingface_hub import DatasetCard\nDatasetCard.load('ann/likes').validate()\n{code}")
+    imports = "from huggingface_hub import DatasetCard\nfrom hfkit.hub.repo_checks import validate_card\n"
+    ann.python(f"{imports}validate_card(DatasetCard.load('ann/likes'))\n{code}")
     assert "datasets: [{path: ann/likes}]\neval_datasets: [{path: ann/likes, split: test}]" in text
 
     again = ann.hfkit("data", "push", folder, "likes")

@@ -7,6 +7,7 @@ ROUND = """
 import hashlib
 from huggingface_hub import HfApi, CommitOperationAdd, CommitOperationDelete, ModelCard
 from huggingface_hub import hf_hub_download, snapshot_download
+from hfkit.hub.repo_checks import validate_card
 
 api, answer = HfApi(), {}
 answer["me"] = api.whoami()["name"]
@@ -46,11 +47,11 @@ answer["refused"] = {
     "revision": refused(lambda: api.model_info("ann/m", revision="none")),
     "entry": refused(lambda: hf_hub_download("ann/m", "none.json")),
     "foreign": refused(lambda: api.create_repo("bob/x")),
-    "card": refused(lambda: ModelCard("---\\nbase_model: /tmp/x\\n---\\n").validate()),
+    "card": refused(lambda: validate_card(ModelCard("---\\nbase_model: /tmp/x\\n---\\n"))),
     "commit of card": refused(lambda: api.create_commit(
         "ann/m", [add("README.md", b"---\\nlicense: none\\n---\\n")], commit_message="card")),
 }
-ModelCard("---\\nlicense: mit\\n---\\n").validate()
+validate_card(ModelCard("---\\nlicense: mit\\n---\\n"))
 """
 
 

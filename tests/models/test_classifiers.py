@@ -9,6 +9,7 @@ import torch
 from forks import run, run_without_hfkit
 from model_outputs import last_hidden, logits_at
 from quick import mostly_slow
+from small_models import REGISTERS_CLASSIFIERS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import hfkit
@@ -28,8 +29,7 @@ MODELS = {
 QUICK = [("lfm2", None), ("granitemoe", True)]
 STILL = {"learning_rate": 1e-9, "max_steps": 1}
 FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
-IS_MADE = has_classifier(AutoConfig.for_model("granite", **SHAPE))
-made = pytest.mark.skipif(not IS_MADE, reason="this Transformers registers no further classes")
+made = pytest.mark.skipif(not REGISTERS_CLASSIFIERS, reason="Transformers before 5.19 registers no further classes")
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_every_verb_reads_it(model_of, run_stage, data, tmp_path, capsys):
     assert "model.safetensors" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(IS_MADE, reason="this Transformers registers further classes")
+@pytest.mark.skipif(REGISTERS_CLASSIFIERS, reason="Transformers since 5.19 registers further classes")
 @pytest.mark.parametrize("stage", ["reward", "ppo"])
 def test_without_one_its_stages_are_refused(stage, model_of, config_of, tmp_path):
     settings = FUNCTIONS if stage == "ppo" else {}

@@ -4,6 +4,7 @@ The doubles (`tests/vllm_double`, `tests/vllm_server.py`) have a small model, wh
 """
 
 import json
+import os
 import shutil
 import time
 from itertools import product
@@ -142,6 +143,14 @@ def test_making_vllm_in_this_process_draws_no_random_number(vllm_double, base_di
     before = torch.get_rng_state()
     assert colocated(str(base_dir), "float32", 0.5, 64) is colocated(str(base_dir), "float32", 0.5, 64)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_vllm_in_this_process_knows_of_expandable_segments(vllm_double, base_dir, monkeypatch):
+    """hfkit's command sets them by torch's newer name, which vLLM does not read."""
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    assert colocated(str(base_dir), "float32", 0.5, 64).llm.allocator == "expandable_segments:True"
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
 
 
 def test_vllm_in_this_process_sleeps_while_the_policy_learns(engine_on, base_dir, tokenizer):

@@ -2,6 +2,7 @@
 
 import pytest
 from pipelines import write_pipeline
+from small_models import REGISTERS_CLASSIFIERS
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfkit.core.errors import ConfigError
@@ -41,10 +42,15 @@ def test_an_architecture_without_a_classifier(tmp_path, data):
     assert "Transformers has none for mamba" in problems["reward.model_name_or_path"]
 
 
-def test_ppo_with_functions_alone_needs_no_classifier(tmp_path, data):
-    changes = {"pretrain": {"model_config": MAMBA}, "ppo": LENGTH}
-    path = write_pipeline(tmp_path, data, ["tokenizer", "pretrain", "sft", "ppo"], **changes)
-    assert [*read_configs(str(path), None, None, [])] == ["tokenizer", "pretrain", "sft", "ppo"]
+def test_ppo_with_functions_alone_needs_a_classifier_only_for_its_values(tmp_path, data):
+    """hfkit provides one if Transformers registers it; its scores are not used."""
+    stages, changes = ["tokenizer", "pretrain", "sft", "ppo"], {"pretrain": {"model_config": MAMBA}, "ppo": LENGTH}
+    if REGISTERS_CLASSIFIERS:
+        path = write_pipeline(tmp_path, data, stages, **changes)
+        assert [*read_configs(str(path), None, None, [])] == stages
+        return
+    problems = problems_of_pipeline(tmp_path, data, stages, **changes)
+    assert "PPO's value model is a sequence classifier: Transformers has none" in problems["ppo.model_name_or_path"]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +58,7 @@ def test_ppo_with_functions_alone_needs_no_classifier(tmp_path, data):
     [
         ("sft", {}, False),
         ("reward", {}, True),
-        ("ppo", {**LENGTH, "reward_model_path": None}, False),
+        ("ppo", {**LENGTH, "reward_model_path": None}, not REGISTERS_CLASSIFIERS),
         ("ppo", {}, False),
     ],
 )

@@ -23,6 +23,11 @@ ACCUMULATED = {"gradient_accumulation_steps": 8, "micro_batches_by_length": True
 LARGE = gpu_of(80 * 10**9)
 NO_ROOM = Device("a GPU", 1, 0, is_gpu=True)
 MIXTURE = {**LLAMA, "model_type": "mixtral", "num_local_experts": 2}
+DENSE = {
+    "granitemoehybrid": {"layer_types": ["attention"] * 4, "num_local_experts": 0, "mamba_n_heads": 4},
+    "doge": {"is_moe": False},
+}
+"""Models without experts of architectures that have them."""
 
 
 def decided_tokens(stage, on=LARGE, launch=None) -> int | None:
@@ -111,6 +116,14 @@ def test_batches_that_a_trainer_computes_whole_do_not_shrink(
     assert decide_micro_batch(stage, room) is stage and decide_checkpointing(stage, room)[1].enabled
     cut = stage_for(name, **rows, **model, router_aux_loss_coef=0.0) if is_mixture else stage_for(name, **rows)
     assert not decide_checkpointing(decide_micro_batch(cut, room), room)[1].enabled
+
+
+@pytest.mark.parametrize("model_type", DENSE)
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_dense_models_of_architectures_with_experts_take_all_rows(folder_of, stage_for, name, model_type):
+    folder = folder_of({**LLAMA, "model_type": model_type, **DENSE[model_type]}, weights=False)
+    stage = stage_for(name, **ACCUMULATED, model_name_or_path=folder)
+    assert decided_tokens(stage) == 4 * 8 * stage.replies * row_length(stage.spec, stage.config)
 
 
 def test_weights_that_are_gathered_for_each_micro_batch_leave_it_as_large(llama_8b, tmp_path):

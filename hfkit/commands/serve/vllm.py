@@ -12,9 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+import psutil
 import torch
 from transformers import GenerationConfig
 
@@ -241,13 +243,20 @@ class VLLMBackend(ServingBackend):
             yield from piece.get("choices") or []
 
     def close(self) -> None:
-        """End the server."""
+        """End the server and its children: its engine would keep the GPU's memory if the server were killed alone."""
+        children = []
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.terminate()
         try:
             self.process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        for child in psutil.wait_procs(children, SECONDS_TO_END)[1]:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, SECONDS_TO_END)
         self.folder.cleanup()
 
 

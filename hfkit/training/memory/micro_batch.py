@@ -4,11 +4,16 @@ The rows of a step and its loss do not depend on it (`models/micro_batches.py`).
 small ones may fit without recomputing their activations.
 """
 
+import json
 from dataclasses import replace
+from functools import cache
+
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from hfkit.config.stages import OF_THE_BATCH
+from hfkit.models.adapter_shape import on_meta
 from hfkit.models.micro_batches import gpu_call_tokens
-from hfkit.models.sft_loss import ROUTER_KEY
+from hfkit.models.sft_loss import ROUTER_KEY, has_router_loss
 from hfkit.training.memory.checkpointing import MARGIN, decide_checkpointing
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import plan_memory
@@ -64,9 +69,24 @@ def needs_whole_batches(stage: PlannedStage) -> bool:
     router, coefficient = getattr(model, "output_router_logits", None), getattr(arguments, ROUTER_KEY, None)
     if coefficient is None and hasattr(arguments, ROUTER_KEY):  # TRL 1.14: that of the model
         coefficient = getattr(model, ROUTER_KEY, 0.0)
-    adds_router_loss = bool(router) if coefficient is None else router is not None and coefficient != 0
+    adds_router_loss = bool(router)
+    if coefficient is not None:  # otherwise the trainer follows the config alone
+        adds_router_loss = router is not None and coefficient != 0 and has_routers(stage.start.config)
     is_whole = not stage.spec.samples_replies and {*OF_THE_BATCH} & {*getattr(stage.config, "loss_type", [])}
     return bool(adds_router_loss or has_entropy_term(arguments) or is_whole)
+
+
+def has_routers(config: PreTrainedConfig) -> bool:
+    """Return whether a language model of this config computes a router loss; builds the model without weights.
+
+    Architectures with experts may have dense models, such as Granite 4.0 Micro, whose configs have router settings too.
+    """
+    return _has_routers(type(config), json.dumps(config.to_dict()))
+
+
+@cache
+def _has_routers(kind: type[PreTrainedConfig], given: str) -> bool:
+    return has_router_loss(on_meta(kind.from_dict(json.loads(given)), AutoModelForCausalLM))
 
 
 def possible_tokens(stage: PlannedStage, launch: Launch = ALONE) -> list[int]:

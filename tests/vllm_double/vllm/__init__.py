@@ -1,8 +1,11 @@
 """A double of vLLM for machines without a GPU: what hfkit and TRL's client call, on a small model of Transformers.
 
 It has vLLM's rules, not its speed: settings that a request leaves out come from the model's generation config, a prefix
-cache survives new weights, sleep discards weights, and `LLM` sets torch's seed.
+cache survives new weights, sleep discards weights, `LLM` sets torch's seed, and of the allocator's settings it reads
+`PYTORCH_CUDA_ALLOC_CONF` alone, to turn expandable segments off in its memory pool.
 """
+
+import os
 
 import torch
 
@@ -31,6 +34,7 @@ class LLM:
         torch.manual_seed(seed)
         self.sampler = Sampler(model, getattr(torch, dtype))
         self.settings = {"memory": gpu_memory_utilization, "tokens": max_model_len}
+        self.allocator = os.environ.get("PYTORCH_CUDA_ALLOC_CONF")
         self.is_asleep, self.calls = False, []
         LLM.made.append(self)
 
