@@ -7,7 +7,8 @@ from pathlib import Path
 from hfkit.commands.init.acceptance import IMPLIED, refuse_settings
 from hfkit.commands.init.conversions import computed, split_items
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
-from hfkit.commands.init.foreign_data import SOURCES
+from hfkit.commands.init.foreign_data import SOURCES, Sources
+from hfkit.commands.init.prompt_formats import MARK
 from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.commands.init.write import write_new, yaml_line
 from hfkit.config.other_tools import table, translate
@@ -30,11 +31,13 @@ class Translation:
         settings: keys of hfkit.
         needless: keys that need none -> why.
         undecided: those that the user must translate.
+        template: a chat template that writes prompts as the tool does, as Jinja; "" for the model's own.
     """
 
     settings: StageSettings = field(default_factory=dict)
     needless: dict[str, str] = field(default_factory=dict)
     undecided: list[Problem] = field(default_factory=list)
+    template: str = ""
 
 
 def write_translated(path: str, goal: str | None, output_dir: str | None) -> None:
@@ -49,14 +52,16 @@ def write_translated(path: str, goal: str | None, output_dir: str | None) -> Non
     """
     config = read_foreign(path, goal)
     folder = Path(output_dir or ".")
-    file = folder / f"{config.stage}.yaml"
-    if file.exists():
-        remedy = "exists, and no file is overwritten: choose another folder with --output_dir"
-        raise ConfigError([Problem("--output_dir", str(file), remedy)])
+    file, template = folder / f"{config.stage}.yaml", folder / template_name(config)
     found = translate_config(config)
+    if existing := [one for one in (file, template) if one.exists() and (one == file or found.template)]:
+        remedy = "exists, and no file is overwritten: choose another folder with --output_dir"
+        raise ConfigError([Problem("--output_dir", str(existing[0]), remedy)])
     if output_dir or "output_dir" not in found.settings:
         found.settings["output_dir"] = Setting(str(folder / "runs" / config.stage))
     folder.mkdir(parents=True, exist_ok=True)
+    if found.template:
+        write_new(template, found.template)
     write_new(file, translated_yaml(config, found))
     report_keys(config, found, file)
 
@@ -69,6 +74,7 @@ def translate_config(config: ForeignConfig) -> Translation:
     for key, value in sorted(split_items(config.given), key=lambda item: bool(table_line(item[0]).get("same"))):
         if key not in sources.read and key not in stage_keys(config):
             translate_key(key, value, config, found)
+    choose_template(config, sources, found)
     entries = {key: Setting(value) for key, value in sources.entries.items() if value}
     found.settings = {**found.settings, **entries}
     found.settings = {**implied_settings(config, found.settings), **found.settings}
@@ -80,6 +86,27 @@ def translate_config(config: ForeignConfig) -> Translation:
     first = ("model_name_or_path", *entries)
     found.settings = {key: found.settings[key] for key in sorted(found.settings, key=lambda key: key not in first)}
     return found
+
+
+def template_name(config: ForeignConfig) -> str:
+    """Return the name of the file with the chat template of a translated config."""
+    return f"{config.stage}.jinja"
+
+
+def choose_template(config: ForeignConfig, sources: Sources, found: Translation) -> None:
+    """Set the chat template that writes prompts as the other tool does, if it writes those of all datasets alike."""
+    own = {*sources.templates}
+    if len(own) > 1:
+        kinds = [str(entry.get("type")) for entry in config.given["datasets"] if isinstance(entry, dict)]
+        remedy = f"{config.tool} has a format for each, hfkit one chat_template for all: the model's own writes them now"
+        found.undecided.append(Problem("datasets", kinds, remedy))
+        for entry in (entry for entries in sources.entries.values() for entry in entries):
+            entry["columns"] = {name: text.replace(MARK, "\n") for name, text in entry.get("columns", {}).items()}
+    elif own - {""}:
+        if given := found.settings.pop("chat_template", None):
+            found.needless["chat_template"] = f"{given.value}: {config.tool} writes these prompts without it"
+        found.template = own.pop()
+        found.settings["chat_template"] = Setting(template_name(config), f"prompts as {config.tool} writes them")
 
 
 def implied_settings(config: ForeignConfig, settings: StageSettings) -> StageSettings:
@@ -190,5 +217,6 @@ def report_keys(config: ForeignConfig, found: Translation, file: Path) -> None:
         say(f"  not needed: {key}: {why}")
     for problem in found.undecided:
         say(f"  to decide: {problem}")
-    say(f"written: {file}")
+    also = f", {file.parent / template_name(config)}" if found.template else ""
+    say(f"written: {file}{also}")
     say(f"next: hfkit {config.stage} {file}")
