@@ -11,7 +11,7 @@ from hfkit.commands.init.foreign import ForeignConfig
 from hfkit.commands.init.prompt_formats import axolotl_format
 from hfkit.config.other_tools import table
 from hfkit.config.registry import STAGES
-from hfkit.core.errors import Problem
+from hfkit.core.errors import MISSING, Problem
 from hfkit.core.files import read_json_mapping
 
 ENTRY = {"path": "path", "name": "name", "split": "split", "revision": "revision"}
@@ -19,6 +19,7 @@ ENTRY = {"path": "path", "name": "name", "split": "split", "revision": "revision
 AXOLOTL_COLUMNS = {
     "field_messages": "messages",
     "field": "text",
+    "text_column": "text",
     "field_chosen": "chosen",
     "field_rejected": "rejected",
 }
@@ -42,6 +43,8 @@ TAGS |= {"function_tag": ("function_call",)}
 
 CHAT_TYPE = re.compile(r"chat_template|sharegpt.*|completion")
 """Types of axolotl's datasets for SFT whose prompts are those of the model's chat template, or that have none."""
+PAIR_TEMPLATES = ("chatml", "llama3", "zephyr")
+"""Types of axolotl's datasets for DPO that have a built-in template's prompts, whatever the model's."""
 OWN_FORMAT = "write the prompts as a Jinja file, and name it in chat_template"
 
 USUAL = {
@@ -208,7 +211,9 @@ def axolotl_entry(item: object, where: str, found: Sources, form: str) -> dict:
     found.templates.append("")
     if form == "instructions" and isinstance(kind, (str, dict)):
         columns |= format_columns(kind, where, found)
-    entry |= {"columns": columns} if found.templates[-1] else columns_key(columns, None)
+    elif form == "comparisons":
+        found.templates[-1] = template_of_pairs(kind, where, found)
+    entry |= {"columns": columns} if columns.get("prompt") else columns_key(columns, None)
     needless = {*ENTRY, *AXOLOTL_COLUMNS, "type", "ds_type", "data_files"}
     needless |= {name for name, values in USUAL.items() if item.get(name) in values}
     rest = {f"{where}.{name}": value for name, value in item.items() if name not in needless}
@@ -217,6 +222,17 @@ def axolotl_entry(item: object, where: str, found: Sources, form: str) -> dict:
             say = table()["keys"].get(name.rpartition(".")[2], {}).get("say", FORMATTED)
             found.undecided.append(Problem(name, value, say))
     return entry
+
+
+def template_of_pairs(kind: object, where: str, found: Sources) -> str:
+    """Return the built-in chat template that writes the pairs of a type of axolotl's datasets; "" for the model's."""
+    family = str(kind or "").partition(".")[0]
+    if family in PAIR_TEMPLATES:
+        return family
+    if family != "chat_template" and kind != "bradley_terry.chat_template":
+        say = f"axolotl does not write them by the model's chat template: {OWN_FORMAT}"
+        found.undecided.append(Problem(f"{where}.type", kind if kind else MISSING, say))
+    return ""
 
 
 def format_columns(kind: str | dict, where: str, found: Sources) -> dict[str, str]:
@@ -231,7 +247,10 @@ def format_columns(kind: str | dict, where: str, found: Sources) -> dict[str, st
     if written is not None:
         found.templates[-1] = written[0].template
         return written[1]
-    if not CHAT_TYPE.fullmatch(kind):
+    if kind == "completion":
+        say = "axolotl splits a text longer than sequence_len, hfkit cuts it: use hfkit pretrain, or shorter texts"
+        found.undecided.append(Problem(f"{where}.type", kind, say))
+    elif not CHAT_TYPE.fullmatch(kind):
         found.undecided.append(Problem(f"{where}.type", kind, f"axolotl has prompts of its own for it: {OWN_FORMAT}"))
     return {}
 

@@ -1,29 +1,29 @@
 """Prompts that another tool writes without a chat template, such as Alpaca's, as Jinja templates and columns for hfkit.
 
-A user message holds the instruction and the input of a row, with a marker between them that the template finds again.
+A user message has the instruction and the input of a row, with a form feed between them that the template splits at.
 """
 
 import json
 from dataclasses import dataclass
 from string import Formatter
 
-MARK = "\n\n### Input:"
-"""Begins the input of a row in a user message."""
+MARK = "\n\f\n"
+"""Separates the input of a row from its instruction in a user message; without an input, it is stripped."""
 BOS_ADDED = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>")
 """Texts of BOS in vocabularies whose tokenizers begin every text with it; others, such as GPT-2's, have it unused."""
 TASK = "Below is an instruction that describes a task"
 REQUEST = "Write a response that appropriately completes the request."
 ALPACA = (f"{TASK}, paired with an input that provides further context. {REQUEST}", f"{TASK}. {REQUEST}")
 TEMPLATE = """\
-{{#- The prompts of {name}: a user message is an instruction, and after "### Input:" its input. -#}}
+{{#- The prompts of {name}: a form feed separates an instruction from its input. -#}}
 {{%- if bos_token in {bos} -%}}{{{{- bos_token -}}}}{{%- endif -%}}
 {{%- for message in messages -%}}
 {{%- if message['role'] == 'system' -%}}
 {{%- set system = message['content'] -%}}
 {{{{- {system} -}}}}
 {{%- elif message['role'] == 'user' -%}}
-{{%- set parts = message['content'].split({mark}) -%}}
-{{%- set instruction, input = parts[0], (parts[1:] | join({mark}))[1:] -%}}
+{{%- set parts = message['content'].split({mark}, 1) + [''] -%}}
+{{%- set instruction, input = parts[0], parts[1] -%}}
 {{%- if input -%}}
 {{{{- {begin_input} + {with_input} -}}}}
 {{%- else -%}}
@@ -93,6 +93,7 @@ def expression(text: str) -> str:
     return " + ".join(parts) or "''"
 
 
+TEXT = PromptFormat("a tool that writes text as it is", "{instruction}", "{instruction}", "{system}")
 STYLES = {
     "instruct": (
         "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
@@ -123,14 +124,14 @@ def axolotl_format(kind: str | dict) -> tuple[PromptFormat, dict[str, str]] | No
     base = {"alpaca_instruct.load": "alpaca"}.get(base, base)
     if base not in ROWS or (style or "instruct") not in STYLES:
         return None
-    columns = {"prompt": f"{{instruction}}{MARK}\n{{input}}", "response": ROWS[base]}
+    columns = {"prompt": f"{{instruction}}{MARK}{{input}}", "response": ROWS[base]}
     return PromptFormat(f"axolotl's type {kind}", *STYLES[style or "instruct"], ALPACA), columns
 
 
 def user_defined(kind: dict) -> tuple[PromptFormat, dict[str, str]]:
     """Return the format that a mapping in `type` defines, and the columns of its rows."""
     prompt, given = kind.get("field_instruction", "instruction"), kind.get("field_input")
-    columns = {"prompt": f"{{{prompt}}}{MARK}\n{{{given}}}" if given else prompt}
+    columns = {"prompt": f"{{{prompt}}}{MARK}{{{given}}}" if given else prompt}
     columns["response"] = kind.get("field_output", "output")
     if kind.get("field_system", "system") != "system":
         columns["system"] = kind["field_system"]
