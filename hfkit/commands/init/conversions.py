@@ -79,10 +79,9 @@ def warmup_share(value: float, config: ForeignConfig) -> dict | None:
     steps = config.given.get("max_steps")
     if config.tool != "axolotl" or not steps:
         return None
-    warmup = int(value * steps)
-    return warmup_steps(warmup if "warmup_ratio" in config.given else min(warmup, MOST_WARMUP), config) or {
-        "warmup_steps": warmup
-    }
+    given = "warmup_ratio" in config.given
+    warmup = int(value * steps) if given else min(int(value * steps), MOST_WARMUP)
+    return warmup_steps(warmup, config) or {"warmup_steps": warmup}
 
 
 def warmup_steps(value: object, config: ForeignConfig) -> dict | None:

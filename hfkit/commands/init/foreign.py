@@ -123,7 +123,7 @@ def find_stage(tool: str, given: dict[str, object], goal: str | None) -> str:
         if goal not in trained and len(fitting) != 1:
             remedy = (
                 table()["verbs"].get(goal or "")
-                or f"a config of {tool} may have these keys for several stages: name {', '.join(fitting or trained)}"
+                or f"a config of {tool} does not show its stage: name it, one of {', '.join(fitting or trained)}"
             )
             raise ConfigError([Problem("--goal", goal or MISSING, remedy)])
         return goal or fitting[0]

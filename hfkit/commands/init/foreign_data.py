@@ -194,6 +194,13 @@ def axolotl_sources(config: ForeignConfig) -> Sources:
     return found
 
 
+def source_entry(item: dict) -> dict:
+    """Return the entry of the files or the Hub dataset that an item names."""
+    entry = {ours: item[theirs] for theirs, ours in ENTRY.items() if item.get(theirs) is not None}
+    entry = {name: value for name, value in entry.items() if (name, value) != ("split", "train")}
+    return entry | ({"path": item["data_files"]} if isinstance(item.get("data_files"), str) else {})
+
+
 def axolotl_entry(item: object, where: str, found: Sources, form: str) -> dict:
     """Return the entry of an item of axolotl's `datasets`.
 
@@ -202,11 +209,7 @@ def axolotl_entry(item: object, where: str, found: Sources, form: str) -> dict:
     """
     if not isinstance(item, dict):
         return {"path": item}
-    entry = {ours: item[theirs] for theirs, ours in ENTRY.items() if item.get(theirs) is not None}
-    entry = {name: value for name, value in entry.items() if (name, value) != ("split", "train")}
-    if isinstance(item.get("data_files"), str):
-        entry["path"] = item["data_files"]
-    kind = item.get("type")
+    entry, kind = source_entry(item), item.get("type")
     columns = {ours: item[theirs] for theirs, ours in AXOLOTL_COLUMNS.items() if item.get(theirs)}
     found.templates.append("")
     if form == "instructions" and isinstance(kind, (str, dict)):
@@ -268,8 +271,13 @@ def trl_sources(config: ForeignConfig) -> Sources:
             found.entries["eval_datasets"] = [{**entry, "split": given.get("dataset_test_split", "test")}]
         found.read |= {"dataset_name", *fields, "dataset_train_split", "dataset_test_split"}
     elif isinstance(given.get("datasets"), list):
-        found.entries["datasets"] = [
-            axolotl_entry(one, f"datasets[{i}]", found) for i, one in enumerate(given["datasets"])
+        items = [one if isinstance(one, dict) else {"path": one} for one in given["datasets"]]
+        found.entries["datasets"] = [*map(source_entry, items)]
+        found.undecided += [
+            Problem(f"datasets[{index}].{name}", value, UNREAD)
+            for index, item in enumerate(items)
+            for name, value in item.items()
+            if name not in (*ENTRY, "data_files") and value is not None
         ]
         found.read.add("datasets")
     return found

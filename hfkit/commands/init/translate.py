@@ -150,7 +150,8 @@ def unlike_defaults(config: ForeignConfig, settings: StageSettings, kind: str) -
     return [
         Problem(keys.split()[0], MISSING, remedy)
         for keys, remedy in {**unlike.get("all", {}), **unlike.get(config.stage, {})}.items()
-        if config.given.keys().isdisjoint(keys.split()) and (trains_adapter or not keys.startswith("lora_"))
+        if all(config.given.get(key, False) is False for key in keys.split())
+        and (trains_adapter or not keys.startswith("lora_"))
     ]
 
 
