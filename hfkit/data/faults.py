@@ -93,13 +93,13 @@ def of_replies(
 def of_rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, ids: list[int]) -> list[Fault]:
     """Return `LEFT_OUT` if the token ids lack the text of a message, such as one with a role that the template ignores.
 
-    Responses are already compared when they are encoded, and templates escape the results of tools.
+    Responses are already compared when they are encoded, and templates escape the results of tools. A template may
+    write text between the parts of a message that form feeds separate.
     """
-    texts = [message.get("content") for message in messages if message["role"] not in ("assistant", "tool")]
+    texts = [message.get("content") or "" for message in messages if message["role"] not in ("assistant", "tool")]
     rendered = squash(tokenizer.decode(ids)) if any(texts) else ""
-    return (
-        [Fault.LEFT_OUT] if any(text and squash(_round_trip(tokenizer, text)) not in rendered for text in texts) else []
-    )
+    parts = [part for text in texts for part in text.split("\f") if part]
+    return [Fault.LEFT_OUT] if any(squash(_round_trip(tokenizer, part)) not in rendered for part in parts) else []
 
 
 def _round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

@@ -62,12 +62,12 @@ def test_axolotl(translated):
         **{"lr_scheduler_type": "cosine", "learning_rate": 0.0002, "warmup_steps": 10, "pad_token": "<|pad|>"},
         **{"eval_strategy": "steps", "eval_steps": 0.125, "save_strategy": "epoch", "lora_dropout": 0.0},
         "datasets": [
-            {"path": "someone/alpaca"},
+            {"path": "someone/alpaca", "columns": {"prompt": "{instruction}\n{input}", "response": "output"}},
             {"path": "mine.jsonl", "columns": {"messages": "dialog"}},
             {"path": "own.jsonl", "columns": {"prompt": "{q}\n{context}", "response": "a"}},
         ],
     }
-    assert [problem.key for problem in found.undecided] == ["datasets[2].type.format"]
+    assert [problem.key for problem in found.undecided] == ["datasets"]
 
 
 def test_the_block_trl_of_axolotl_has_keys_of_grpo(translated):
@@ -89,7 +89,7 @@ def test_trl(translated):
         **{"eval_strategy": "steps", "reward_functions": ["my_rewards.length"], "response_length": 100},
         **{"num_generations": 4, "num_train_epochs": 3.0, "learning_rate": 1e-6, "temperature": 1.0, "beta": 0.0},
     }
-    assert not found.undecided and {*found.needless} == {"use_vllm"}
+    assert [one.key for one in found.undecided] == ["chat_template"] and {*found.needless} == {"use_vllm"}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_every_key_is_translated_or_reported(tool, value):
         ("stage: sft\nfinetuning_type: full\nlora_rank: 4", {"lora_rank"}, set()),
         ("stage: sft\nfinetuning_type: full\nquantization_bit: 4", {"quantization_bit"}, set()),
         ("stage: sft\nmax_length: 3\ncutoff_len: 4", {"cutoff_len"}, set()),
-        ("base_model: x\nval_set_size: 0.0\nevals_per_epoch: 2", {"evals_per_epoch"}, {"val_set_size"}),
+        ("base_model: x\nval_set_size: 0.0\nevals_per_epoch: 2", set(), {"val_set_size", "evals_per_epoch"}),
         ("base_model: x\nwarmup_steps: 5\nwarmup_ratio: 0.1", set(), {"warmup_ratio"}),
         ("base_model: x\nchat_template: phi_3\nliger_rope: true", {"chat_template"}, set()),
         (
@@ -181,7 +181,7 @@ def test_defaults_follow_what_the_config_sets(translated):
     assert "use_peft" not in values(translated("stage: sft\nfinetuning_type: freeze"))
     assert values(translated("dataset_name: d\nuse_peft: true\nlora_r: 64", "sft"))["lora_alpha"] == 32
     of_peft = translated("dataset_name: d\nuse_peft: true", "sft").undecided
-    assert [one.key for one in of_peft] == ["lora_target_modules", "model_name_or_path"]
+    assert [one.key for one in of_peft] == ["lora_target_modules", "chat_template", "model_name_or_path"]
     buffered = values(translated("stage: ppo\ngradient_accumulation_steps: 2\nppo_buffer_size: 4"))
     assert (buffered["gradient_accumulation_steps"], buffered["num_mini_batches"]) == (8, 4)
     tokens = translated("base_model: x\nspecial_tokens: {pad_token: a, eos_token: b}\nchat_template: tokenizer_default")

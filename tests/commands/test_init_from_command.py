@@ -48,7 +48,7 @@ def test_the_stage_runs(base_dir, data, tmp_path, monkeypatch, capsys):
         ("dataset_name: d", ["--goal", "tokenizer"], "--goal: 'tokenizer' -> "),
         ("lora_rank: 8", ["--goal", "dpo"], "--goal: 'dpo' -> the file is for sft"),
         ("trl kto --dataset_name d", [], "hfkit has no KTO"),
-        ("trl sft --config c.yaml", [], "--config: 'c.yaml' -> translate this file instead"),
+        ("trl sft --config c.yaml", [], "config: 'c.yaml' -> cannot be read: No such file or directory"),
         ("llamafactory-cli train c.yaml", [], "--from: 'c.yaml' -> the command names this file"),
         ("trl sft --dataset_name $DATA", [], "--dataset_name: '$DATA' -> variables of the shell are not read"),
         ("lora_rank: 8", ["--model", "m", "--seed", "1"], "--seed: 'with --from' -> "),

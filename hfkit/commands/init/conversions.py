@@ -37,6 +37,12 @@ def split_items(given: dict[str, object]) -> list[tuple[str, object]]:
     return [*items.items(), ("special_tokens", others)]
 
 
+MOST_WARMUP = 100
+"""Steps of axolotl's default warm-up at most."""
+SAVING_PLUGINS = ("CutCrossEntropyPlugin", "LigerPlugin")
+"""Plugins of axolotl that compute the same with less memory."""
+
+
 def names_of(key: str) -> ValueConversion:
     """Return a function that reads a text of names with commas as a list."""
     return lambda value, _: {key: split_names(value)}
@@ -49,6 +55,68 @@ def times_per_epoch(strategy: str, steps: str) -> ValueConversion:
         if value == 1
         else {strategy: "steps", steps: round(1 / (value * float(config.given.get("num_epochs", 1))), 4)}
     )
+
+
+def is_evaluated(config: ForeignConfig) -> bool:
+    """Return whether a config holds rows out; without them, axolotl ignores when to evaluate."""
+    return bool(config.tool != "axolotl" or config.given.get("val_set_size") or config.given.get("test_datasets"))
+
+
+def evaluation_steps(value: object, config: ForeignConfig) -> dict | None:
+    """Return the settings for axolotl's `eval_steps`, which need no strategy."""
+    if config.tool != "axolotl":
+        return None
+    return {"eval_strategy": "steps", "eval_steps": value} if is_evaluated(config) else {}
+
+
+def warmup_share(value: float, config: ForeignConfig) -> dict | None:
+    """Return the steps of a warm-up that is a share of the run: axolotl rounds them down, hfkit up.
+
+    They are known only if the config sets the steps of the run; the share is the value of `warmup_steps` otherwise.
+    """
+    if config.given.get("warmup_steps"):
+        return {}
+    steps = config.given.get("max_steps")
+    if config.tool != "axolotl" or not steps:
+        return None
+    given = "warmup_ratio" in config.given
+    warmup = int(value * steps) if given else min(int(value * steps), MOST_WARMUP)
+    return warmup_steps(warmup, config) or {"warmup_steps": warmup}
+
+
+def warmup_steps(value: object, config: ForeignConfig) -> dict | None:
+    """Return the steps of a warm-up; axolotl makes 2 of 1."""
+    return {"warmup_steps": 2} if config.tool == "axolotl" and value == 1 else None
+
+
+def accumulated_batch(value: int, config: ForeignConfig) -> dict | None:
+    """Return the settings for axolotl's `batch_size`, which counts the rows of a step."""
+    if config.tool != "axolotl":
+        return None
+    steps = value // config.given.get("micro_batch_size", 1)
+    return {} if config.given.get("gradient_accumulation_steps") else {"gradient_accumulation_steps": steps}
+
+
+def long_rows(value: object, config: ForeignConfig) -> dict | None:
+    """Return that axolotl's way to treat rows that are too long needs no setting where hfkit has the same."""
+    same = "truncate" if STAGES[config.stage].form == "instructions" else "drop"
+    return {} if str(value).lower() == same else None
+
+
+def plugins(value: object, _: ForeignConfig) -> dict | None:
+    """Return that axolotl's plugins need no setting if they only save memory."""
+    return {} if all(str(name).rpartition(".")[2] in SAVING_PLUGINS for name in value) else None
+
+
+def template_file(value: object, _: ForeignConfig) -> dict | None:
+    """Return the setting for a chat template in a file."""
+    return {"chat_template": value} if str(value).endswith((".jinja", ".jinja2")) else None
+
+
+def template_name(value: object, config: ForeignConfig) -> dict | None:
+    """Return that a chat template needs no setting if it is the tokenizer's, or a file that another key names."""
+    is_file = value == "jinja" and template_file(config.given.get("chat_template_jinja"), config)
+    return {} if str(value).startswith("tokenizer_default") or is_file else None
 
 
 def with_sft_loss(value: object, config: ForeignConfig) -> dict:
@@ -92,14 +160,25 @@ CONVERSIONS: dict[str, ValueConversion] = {
     "lora_target": names_of("lora_target_modules"),
     "target_modules": names_of("lora_target_modules"),
     "additional_target": names_of("modules_to_save"),
-    "evals_per_epoch": times_per_epoch("eval_strategy", "eval_steps"),
+    "evals_per_epoch": lambda value, config: (
+        times_per_epoch("eval_strategy", "eval_steps")(value, config) if is_evaluated(config) else {}
+    ),
+    "eval_steps": evaluation_steps,
     "saves_per_epoch": times_per_epoch("save_strategy", "save_steps"),
     "pref_ftx": with_sft_loss,
     "rpo_alpha": with_sft_loss,
     "packing": packing_of_text(separate=None),
     "sample_packing": packing_of_text(separate="documents"),
     "ppo_buffer_size": buffered_batches,
-    "chat_template": lambda value, _: {} if value == "tokenizer_default" else None,
-    "warmup_ratio": lambda _, config: {} if config.given.get("warmup_steps") else None,
+    "chat_template": template_name,
+    "chat_template_jinja": template_file,
+    "warmup_ratio": warmup_share,
+    "warmup_steps": warmup_steps,
+    "batch_size": accumulated_batch,
+    "excess_length_strategy": long_rows,
+    "plugins": plugins,
+    "gradient_checkpointing": lambda value, _: (
+        {"gradient_checkpointing": True} if str(value) in ("offload", "offload_disk", "unsloth") else None
+    ),
     "special_tokens": lambda value, _: {"pad_token": value["pad_token"]} if [*value] == ["pad_token"] else None,
 }

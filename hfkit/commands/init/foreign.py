@@ -48,7 +48,8 @@ def read_foreign(path: str, goal: str | None) -> ForeignConfig:
     content = read_yaml(path, problems)
     if content is None and (command := command_in(path)):
         named = command.verb if table()["tools"][command.tool]["stage_key"] is None else None
-        return ForeignConfig(command.tool, find_stage(command.tool, command.given, goal or named), command.given, path)
+        given = with_config(command.given, Path(path).parent)
+        return ForeignConfig(command.tool, find_stage(command.tool, given, goal or named), given, path)
     if content is None or problems:
         raise ConfigError(problems, path)
     given = {str(key): value for key, value in content.items() if value is not None}
@@ -68,9 +69,44 @@ def command_in(path: str) -> ForeignCommand | None:
         return None
 
 
+def with_config(given: dict[str, object], folder: Path) -> dict[str, object]:
+    """Return the flags of a command with the keys of the file that its flag `--config` names; flags override them.
+
+    Args:
+        folder: where the file is too, if it is not in the current folder.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if "config" not in given:
+        return given
+    named, problems = Path(str(given["config"])), []
+    content = read_yaml(str(named if named.is_file() else folder / named), problems)
+    if content is None or problems:
+        raise ConfigError(problems or [Problem("--config", str(named), "not a YAML mapping")])
+    flags = {key: value for key, value in given.items() if key != "config"}
+    return {str(key): value for key, value in content.items() if value is not None} | flags
+
+
 def find_tool(given: dict[str, object]) -> str | None:
     """Return the tool that has one of the keys, or None."""
     return next((name for name, tool in table()["tools"].items() if given.keys() & {*tool["marks"]}), None)
+
+
+def stages_with(given: dict[str, object], flags: dict[str, list[str]]) -> list[str]:
+    """Return the stages that fit the keys of a TRL config: those whose trainers have all of its keys that any has.
+
+    Args:
+        flags: keys of scripts, which no trainer has -> the stages.
+    """
+    keys = {
+        name: {*getattr(spec.config_class.trainer_config_class(), "__dataclass_fields__", {})}
+        for name, spec in STAGES.items()
+        if spec.loop and spec.form != "text"
+    }
+    of_any = set().union(*keys.values())
+    fitting = [name for name, own in keys.items() if own >= given.keys() & of_any]
+    return [name for name in fitting if all(name in stages for key, stages in flags.items() if key in given)]
 
 
 def find_stage(tool: str, given: dict[str, object], goal: str | None) -> str:
@@ -83,13 +119,14 @@ def find_stage(tool: str, given: dict[str, object], goal: str | None) -> str:
     known = table()["tools"][tool]
     if known["stage_key"] is None:
         trained = [name for name, spec in STAGES.items() if spec.loop]
-        if goal not in trained:
+        fitting = [] if goal else stages_with(given, known["stage_flags"])
+        if goal not in trained and len(fitting) != 1:
             remedy = (
                 table()["verbs"].get(goal or "")
-                or f"a config of {tool} does not show its stage: name it, one of {', '.join(trained)}"
+                or f"a config of {tool} does not show its stage: name it, one of {', '.join(fitting or trained)}"
             )
             raise ConfigError([Problem("--goal", goal or MISSING, remedy)])
-        return goal
+        return goal or fitting[0]
     named = str(given.get(known["stage_key"], "sft"))
     if named not in known["stages"] and named != "sft":
         remedy = table()["verbs"].get(named) or f"hfkit translates these: {', '.join(known['stages'])}"

@@ -53,7 +53,7 @@ def flag_values(words: list[str]) -> dict[str, object]:
     """Return the values of flags, read as YAML: true without a value, a list for several.
 
     Raises:
-        ConfigError: a value is a shell variable, or a file is named that holds the config.
+        ConfigError: a value is a shell variable, or a file is named before the flags.
     """
     texts: dict[str, list[str]] = {}
     problems, key = [], ""
@@ -68,8 +68,6 @@ def flag_values(words: list[str]) -> dict[str, object]:
             problems.append(Problem("--from", word, "the command names this file: translate it instead"))
     remedy = "variables of the shell are not read: write the value"
     problems += [Problem(f"--{name}", word, remedy) for name, given in texts.items() for word in given if "$" in word]
-    if "config" in texts:
-        problems.append(Problem("--config", " ".join(texts["config"]), "translate this file instead: --from FILE"))
     if problems:
         raise ConfigError(problems)
     values = {name: [read_value(word) for word in given] for name, given in texts.items()}

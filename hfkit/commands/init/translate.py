@@ -7,7 +7,8 @@ from pathlib import Path
 from hfkit.commands.init.acceptance import IMPLIED, refuse_settings
 from hfkit.commands.init.conversions import computed, split_items
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
-from hfkit.commands.init.foreign_data import SOURCES
+from hfkit.commands.init.foreign_data import SOURCES, Sources
+from hfkit.commands.init.prompt_formats import MARK, TEXT
 from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.commands.init.write import write_new, yaml_line
 from hfkit.config.other_tools import table, translate
@@ -15,8 +16,11 @@ from hfkit.config.registry import STAGES
 from hfkit.config.validation import find_hint, known_fields
 from hfkit.core.console import say
 from hfkit.core.errors import MISSING, ConfigError, Problem
+from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 
 REQUIRED_KEYS = ("model_name_or_path", "datasets")
+TEXT_TEMPLATE = "text.jinja"
+"""The file with the chat template for text that TRL writes as it is."""
 UNKNOWN = "hfkit has no such key"
 ADVICE = re.compile(r": remove it(?:, and (.*)|, (or .*)|; (.*))?$")
 """The end of a remedy for a key in a config of hfkit, which a translated config does not have."""
@@ -30,11 +34,15 @@ class Translation:
         settings: keys of hfkit.
         needless: keys that need none -> why.
         undecided: those that the user must translate.
+        differences: keys, or defaults of keys that the config leaves out, with which the tool trains otherwise.
+        template: a chat template that writes prompts as the tool does, as Jinja; "" for the model's own.
     """
 
     settings: StageSettings = field(default_factory=dict)
     needless: dict[str, str] = field(default_factory=dict)
     undecided: list[Problem] = field(default_factory=list)
+    differences: list[Problem] = field(default_factory=list)
+    template: str = ""
 
 
 def write_translated(path: str, goal: str | None, output_dir: str | None) -> None:
@@ -49,14 +57,16 @@ def write_translated(path: str, goal: str | None, output_dir: str | None) -> Non
     """
     config = read_foreign(path, goal)
     folder = Path(output_dir or ".")
-    file = folder / f"{config.stage}.yaml"
-    if file.exists():
-        remedy = "exists, and no file is overwritten: choose another folder with --output_dir"
-        raise ConfigError([Problem("--output_dir", str(file), remedy)])
+    file, template = folder / f"{config.stage}.yaml", folder / template_name(config)
     found = translate_config(config)
+    if existing := [one for one in (file, template) if one.exists() and (one == file or found.template)]:
+        remedy = "exists, and no file is overwritten: choose another folder with --output_dir"
+        raise ConfigError([Problem("--output_dir", str(existing[0]), remedy)])
     if output_dir or "output_dir" not in found.settings:
         found.settings["output_dir"] = Setting(str(folder / "runs" / config.stage))
     folder.mkdir(parents=True, exist_ok=True)
+    if found.template:
+        write_new(template, found.template)
     write_new(file, translated_yaml(config, found))
     report_keys(config, found, file)
 
@@ -69,17 +79,50 @@ def translate_config(config: ForeignConfig) -> Translation:
     for key, value in sorted(split_items(config.given), key=lambda item: bool(table_line(item[0]).get("same"))):
         if key not in sources.read and key not in stage_keys(config):
             translate_key(key, value, config, found)
+    choose_template(config, sources, found)
     entries = {key: Setting(value) for key, value in sources.entries.items() if value}
     found.settings = {**found.settings, **entries}
     found.settings = {**implied_settings(config, found.settings), **found.settings}
     found.undecided += refuse_settings(config, found.settings)
-    found.undecided += unlike_defaults(config, found.settings)
+    found.undecided += unlike_defaults(config, found.settings, "unlike")
+    found.differences += unlike_defaults(config, found.settings, "differs")
     reported = {problem.key for problem in found.undecided}
     missing = [key for key in REQUIRED_KEYS if key not in found.settings and key not in reported]
     found.undecided += [Problem(key, MISSING, "the config names none: add it") for key in missing]
     first = ("model_name_or_path", *entries)
     found.settings = {key: found.settings[key] for key in sorted(found.settings, key=lambda key: key not in first)}
     return found
+
+
+def template_name(config: ForeignConfig) -> str:
+    """Return the name of the file with the chat template of a translated config."""
+    return TEXT_TEMPLATE if config.tool == "TRL" else f"{config.stage}.jinja"
+
+
+def choose_template(config: ForeignConfig, sources: Sources, found: Translation) -> None:
+    """Set the chat template that writes prompts as the other tool does, if it writes those of all datasets alike.
+
+    TRL's depends on the rows: the template for text is written, for the user to set.
+    """
+    own = {*sources.templates}
+    if config.tool == "TRL" and "chat_template_path" not in config.given:
+        found.template = TEXT.template
+    elif len(own) > 1:
+        kinds = [str(entry.get("type")) for entry in config.given["datasets"] if isinstance(entry, dict)]
+        remedy = (
+            f"{config.tool} has a format for each, hfkit one chat_template for all: the model's own writes them now"
+        )
+        found.undecided.append(Problem("datasets", kinds, remedy))
+        for entry in (entry for entries in sources.entries.values() for entry in entries):
+            columns = {name: text.replace(MARK, "\n") for name, text in entry.pop("columns", {}).items()}
+            entry |= {"columns": columns} if columns else {}
+    elif own - {""}:
+        if given := found.settings.pop("chat_template", None):
+            found.needless["chat_template"] = f"{given.value}: {config.tool} writes these prompts without it"
+        template = own.pop()
+        found.template = "" if template in BUILT_IN_TOKENS else template
+        name = template_name(config) if found.template else template
+        found.settings["chat_template"] = Setting(name, f"prompts as {config.tool} writes them")
 
 
 def implied_settings(config: ForeignConfig, settings: StageSettings) -> StageSettings:
@@ -96,14 +139,19 @@ def implied_settings(config: ForeignConfig, settings: StageSettings) -> StageSet
     }
 
 
-def unlike_defaults(config: ForeignConfig, settings: StageSettings) -> list[Problem]:
-    """Return the tool's defaults that no setting of hfkit gives, for keys that the config leaves out."""
-    unlike = table()["tools"][config.tool].get("unlike", {})
+def unlike_defaults(config: ForeignConfig, settings: StageSettings, kind: str) -> list[Problem]:
+    """Return the tool's defaults that no setting of hfkit gives, for keys that the config leaves out.
+
+    Args:
+        kind: "unlike" for those that the user must decide, "differs" for those that hfkit cannot follow.
+    """
+    unlike = table()["tools"][config.tool].get(kind, {})
     trains_adapter = settings.get("use_peft", Setting(False)).value
     return [
-        Problem(key, MISSING, remedy)
-        for key, remedy in {**unlike.get("all", {}), **unlike.get(config.stage, {})}.items()
-        if key not in config.given and (trains_adapter or not key.startswith("lora_"))
+        Problem(keys.split()[0], MISSING, remedy)
+        for keys, remedy in {**unlike.get("all", {}), **unlike.get(config.stage, {})}.items()
+        if all(config.given.get(key, False) is False for key in keys.split())
+        and (trains_adapter or not keys.startswith("lora_"))
     ]
 
 
@@ -171,6 +219,8 @@ def translated_yaml(config: ForeignConfig, found: Translation) -> str:
     lines += [yaml_line((key, setting)) for key, setting in found.settings.items()]
     if found.undecided:
         lines += [comment("To decide:"), *(comment(f"- {problem}") for problem in found.undecided)]
+    if found.differences:
+        lines += [comment(f"Different in {config.tool}:"), *(comment(f"- {one}") for one in found.differences)]
     if found.needless:
         lines += [comment("Not needed:"), *(comment(f"- {key}: {why}") for key, why in found.needless.items())]
     return "".join(lines)
@@ -190,5 +240,8 @@ def report_keys(config: ForeignConfig, found: Translation, file: Path) -> None:
         say(f"  not needed: {key}: {why}")
     for problem in found.undecided:
         say(f"  to decide: {problem}")
-    say(f"written: {file}")
+    for problem in found.differences:
+        say(f"  different: {problem}")
+    also = f", {file.parent / template_name(config)}" if found.template else ""
+    say(f"written: {file}{also}")
     say(f"next: hfkit {config.stage} {file}")
