@@ -59,7 +59,7 @@ def test_llamafactory(translated, tmp_path):
         **{"beta": 0.2, "max_length": 4096, "learning_rate": 5e-6, "warmup_steps": 0.1, "test_split_size": 0.1},
         **{"attn_implementation": "flash_attention_2", "output_dir": "saves/dpo"},
         **{"num_train_epochs": 3.0, "per_device_train_batch_size": 8},  # its defaults
-        "datasets": [{**pairs, "rows": 1000, "weight": 0.7}, {**hub, "rows": 1000, "weight": 0.3}],
+        "datasets": [{**pairs, "split": "train[:1000]", "weight": 0.7}, {**hub, "rows": 1000, "weight": 0.3}],
     }
     assert [problem.key for problem in found.undecided] == ["use_galore"]
     assert {*found.needless} == {"trust_remote_code", "do_train", "template", "plot_loss", "hub_token", "pref_loss"}
@@ -122,23 +122,73 @@ def test_recipes_of_llamafactory(translated, tmp_path, text, wanted, undecided):
     config = load_config(STAGES[read_foreign(str(tmp_path / "theirs.yaml"), None).stage].config_class, values(found))
     common = {"use_peft": True, "lora_r": 8, "learning_rate": 1e-4, "num_train_epochs": 3.0, "warmup_steps": 0.1}
     assert {key: getattr(config, key) for key in common | wanted} == common | wanted
-    assert [(one.path, one.rows) for one in config.datasets] == [("someone/rows", 1000)]
+    assert [(one.path, one.split) for one in config.datasets] == [("someone/rows", "train[:1000]")]
     assert [one.key for one in found.undecided] == undecided
+
+
+ALPACA = {"columns": {"prompt": "{instruction}\n{input}", "response": "output"}}
+"""What LLaMA-Factory reads of a dataset whose columns dataset_info.json does not name."""
 
 
 @pytest.mark.parametrize(
     ("stage", "described", "entry", "undecided"),
     [
         ("pt", {"columns": {"prompt": "content"}}, {"columns": {"text": "content"}}, []),
-        ("sft", {"columns": {"prompt": "instruction", "query": "input", "response": "output"}}, {}, []),
+        ("sft", {}, ALPACA, []),
+        ("sft", {"columns": {"prompt": "instruction", "query": "input", "response": "output"}}, ALPACA, []),
         (
             "sft",
-            {"columns": {"prompt": "text", "response": "output"}},
-            {"columns": {"prompt": "text", "response": "output"}},
+            {"columns": {"prompt": "instruction", "response": "output"}},
+            {"columns": {"prompt": "instruction", "response": "output"}},
             [],
         ),
-        ("sft", {"columns": {"messages": "conversations", "images": "images"}}, {}, ["columns.images"]),
-        ("sft", {"columns": ["a"], "tags": {"role_tag": 3}}, {}, ["columns", "tags.role_tag"]),
+        (
+            "sft",
+            {"columns": {"prompt": "q", "response": "a", "history": "before", "system": "role"}},
+            {
+                "columns": {"prompt": "q", "response": "a", "history": "before", "system": "role"},
+                "convert": ["history"],
+            },
+            [],
+        ),
+        ("sft", {"columns": {"prompt": "prompt", "response": "response"}}, {}, []),
+        (
+            "rm",
+            {"ranking": True, "columns": {"prompt": "instruction", "query": "input", "chosen": "a", "rejected": "b"}},
+            {"columns": {"prompt": "{instruction}\n{input}", "chosen": "a", "rejected": "b"}},
+            [],
+        ),
+        (
+            "rm",
+            {
+                "ranking": True,
+                "formatting": "sharegpt",
+                "columns": {"messages": "dialog", "chosen": "chosen", "rejected": "rejected"},
+            },
+            {"columns": {"prompt": "dialog", "chosen": "chosen", "rejected": "rejected"}},
+            [],
+        ),
+        (
+            "sft",
+            {"formatting": "sharegpt", "columns": {"messages": "conversations", "system": "role", "tools": "tools"}},
+            {
+                "columns": {"messages": "conversations", "system": "role", "tools": "tools"},
+                "convert": ["function_calls"],
+            },
+            [],
+        ),
+        (
+            "sft",
+            {"formatting": "sharegpt", "columns": {"messages": "conversations", "images": "images"}},
+            {},
+            ["columns.images"],
+        ),
+        (
+            "sft",
+            {"formatting": "sharegpt", "columns": ["a"], "tags": {"role_tag": 3}},
+            {},
+            ["columns", "tags.role_tag"],
+        ),
         ("sft", {"formatting": "sharegpt", "num_samples": 5, "folder": "de"}, {"rows": 5}, ["folder"]),
         ("rm", {"ranking": True, "formatting": "sharegpt", "tags": {"role_tag": "who"}}, {}, ["tags.role_tag"]),
     ],
@@ -147,6 +197,42 @@ def test_datasets_of_llamafactory(translated, tmp_path, stage, described, entry,
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "a.json", **described}}))
     found = translated(f"stage: {stage}\nmodel_name_or_path: m\ndataset: mine\neval_dataset: mine\nmax_samples: 9")
-    entry = {"path": str(tmp_path / "data" / "a.json"), "rows": 9, **entry}
+    most = {} if "rows" in entry else {"split": "train[:9]"}
+    entry = {"path": str(tmp_path / "data" / "a.json"), **most, **entry}
     assert values(found)["datasets"] == values(found)["eval_datasets"] == [entry]
     assert [one.key for one in found.undecided] == [f"dataset_info.json: mine.{one}" for one in undecided * 2]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weights", "undecided"),
+    [
+        ("concat", [None, None], []),
+        ("interleave_under", [1.0, 1.0], []),
+        ("interleave_under\ninterleave_probs: 0.9,0.1", [0.9, 0.1], []),
+        ("interleave_over", [None, None], ["mix_strategy"]),
+        ("interleave_over\ninterleave_probs: 0.9,0.1", [None, None], ["mix_strategy", "interleave_probs"]),
+    ],
+)
+def test_mixtures_of_llamafactory(translated, strategy, weights, undecided):
+    found = translated(f"stage: sft\nmodel_name_or_path: m\ndataset: a/b,c/d\nmix_strategy: {strategy}")
+    assert [one.get("weight") for one in values(found)["datasets"]] == weights
+    assert [one.key for one in found.undecided] == undecided
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "undecided"),
+    [
+        ("stage: sft\ntemplate: chatml", {"chat_template": "chatml"}, ""),
+        ("stage: sft\ntemplate: llama3", {"chat_template": None}, ""),
+        ("stage: dpo\ntemplate: default", {"chat_template": None}, "hfkit has no such template"),
+        ("stage: pt\npacking: false", {"packing": None}, "hfkit always packs texts"),
+        ("stage: sft\npacking: false", {"packing": False}, ""),
+        ("stage: sft\nfinetuning_type: freeze", {"use_peft": None}, "hfkit trains all weights or an adapter"),
+        ("stage: sft\ndisable_shuffling: true", {"train_sampling_strategy": "sequential"}, ""),
+    ],
+)
+def test_values_of_llamafactory(translated, text, wanted, undecided):
+    found = translated(f"model_name_or_path: m\ndataset: a/b\n{text}")
+    assert {key: values(found).get(key) for key in wanted} == wanted
+    remedies = [one.remedy for one in found.undecided]
+    assert len(remedies) == bool(undecided) and all(one.startswith(undecided) for one in remedies)

@@ -125,10 +125,15 @@ def translate_key(key: str, value: object, config: ForeignConfig, found: Transla
     meant = {str(one).lower(): settings for one, settings in line.get("set", {}).items()}
     ours = [one for one in line.get("use", ()) if one in known]
     why = "" if key in known else key
-    settings = meant.get(str(value).lower())
+    text = str(value).lower()
+    settings = meant.get(text)
     if settings is None and (ours or "use" not in line):
         settings = computed(key, value, config)
-    if settings is not None:
+    remedies = {str(one).lower(): remedy for one, remedy in line.get("decide", {}).items()}
+    remedy = next((remedies[one] for one in (text, f"{config.stage} {text}") if one in remedies), None)
+    if remedy and (ours or why == ""):
+        found.undecided.append(Problem(key, value, remedy, keys=tuple(ours)))
+    elif settings is not None:
         usable = {name: one for name, one in settings.items() if find_hint(config_class, name)[0] is not None}
         set_keys(usable, key, value, why, found)
         if not usable:
