@@ -147,7 +147,7 @@ def text_values(given: object, where: str, found: Sources) -> dict[str, str]:
 def llamafactory_columns(described: dict, stage: str, where: str, found: Sources) -> dict:
     """Return `columns` and `convert` of an entry, such that hfkit reads the columns that LLaMA-Factory reads.
 
-    LLaMA-Factory reads no column that dataset_info.json does not name, and joins instruction and input by one line break.
+    LLaMA-Factory reads only columns that dataset_info.json names, and joins instruction and input by one line break.
     """
     is_alpaca = described.get("formatting") in (None, "alpaca")
     named = described["columns"] or (ALPACA if is_alpaca else SHAREGPT)
