@@ -228,6 +228,16 @@ def test_mixtures_of_llamafactory(translated, strategy, weights, undecided):
         ("stage: pt\npacking: false", {"packing": None}, "hfkit always packs texts"),
         ("stage: sft\npacking: false", {"packing": False}, ""),
         ("stage: sft\nfinetuning_type: freeze", {"use_peft": None}, "hfkit trains all weights or an adapter"),
+        ("stage: dpo\nref_model: m", {}, ""),
+        ("stage: dpo\nref_model: other", {}, "the reference is the model that training starts from"),
+        ("stage: sft\nadapter_name_or_path: a\ncreate_new_adapter: true", {"model_name_or_path": "a"}, "hfkit trains"),
+        ("stage: rm\ndisable_gradient_checkpointing: true", {"gradient_checkpointing": False}, ""),
+        (
+            "stage: sft\neval_strategy: epoch\nval_size: 0.1\nload_best_model_at_end: true\nsave_strategy: epoch\n"
+            "early_stopping_steps: 3",
+            {"early_stopping_patience": 3},
+            "",
+        ),
         ("stage: sft\ndisable_shuffling: true", {"train_sampling_strategy": "sequential"}, ""),
     ],
 )

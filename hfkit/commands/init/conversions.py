@@ -99,6 +99,7 @@ CONVERSIONS: dict[str, ValueConversion] = {
     "packing": packing_of_text(separate=None),
     "sample_packing": packing_of_text(separate="documents"),
     "ppo_buffer_size": buffered_batches,
+    "ref_model": lambda value, config: {} if value == config.given.get("model_name_or_path") else None,
     "chat_template": lambda value, _: {} if value == "tokenizer_default" else None,
     "warmup_ratio": lambda _, config: {} if config.given.get("warmup_steps") else None,
     "special_tokens": lambda value, _: {"pad_token": value["pad_token"]} if [*value] == ["pad_token"] else None,
