@@ -1,6 +1,7 @@
 """Configs and datasets of LLaMA-Factory become YAMLs of hfkit."""
 
 import json
+import re
 
 import pytest
 from foreign_fixtures import values
@@ -8,6 +9,10 @@ from foreign_fixtures import values
 from hfkit.commands.init.foreign import read_foreign
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
+from hfkit.data.comparisons import COMPARISONS, encode_comparisons
+from hfkit.data.forms import INSTRUCTIONS, encode_instructions
+from hfkit.data.splits import load_splits
+from hfkit.models.tokenizers import load_stage_tokenizer
 
 LLAMAFACTORY = """
 model_name_or_path: my-model
@@ -246,3 +251,75 @@ def test_values_of_llamafactory(translated, text, wanted, undecided):
     assert {key: values(found).get(key) for key in wanted} == wanted
     remedies = [one.remedy for one in found.undecided]
     assert len(remedies) == bool(undecided) and all(one.startswith(undecided) for one in remedies)
+
+
+SUM = {"instruction": "Add the numbers.", "input": "1, 2", "output": "3"}
+NAMED = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
+TURNS = [("system", "Be brief."), ("human", "Hi"), ("gpt", "Hello!"), ("human", "Name a colour."), ("gpt", "Green.")]
+BRIEF = "<|im_start|>system\nBe brief.<|im_end|>\n"
+HELLO = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[[Hello!<|im_end|>\n]]"
+ADD = "<|im_start|>user\nAdd the numbers.\n1, 2<|im_end|>\n<|im_start|>assistant\n"
+COLOUR = "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n[[Green.<|im_end|>\n]]"
+
+
+def marked(tokenizer, ids: list[int], labels: list[int]) -> str:
+    """Return the text of a row, with its trained tokens in brackets."""
+    text, trained = "", False
+    for token, label in zip(ids, labels, strict=True):
+        text += "" if trained == (label != -100) else "]]" if trained else "[["
+        text, trained = text + tokenizer.decode([token]), label != -100
+    return f"{text}]]" if trained else text
+
+
+@pytest.mark.parametrize(
+    ("described", "row", "theirs"),
+    [
+        ({}, SUM, f"{ADD}[[3<|im_end|>\n]]"),
+        (
+            {"columns": {"prompt": "instruction", "response": "output"}},
+            SUM,
+            "<|im_start|>user\nAdd the numbers.<|im_end|>\n<|im_start|>assistant\n[[3<|im_end|>\n]]",
+        ),
+        ({}, {"instruction": "Name a colour.", "input": "", "output": "Green."}, COLOUR),
+        (
+            {"columns": NAMED},
+            {**SUM, "system": "Be brief.", "history": [["Hi", "Hello!"]]},
+            f"{BRIEF}{HELLO}{ADD}[[3<|im_end|>\n]]",
+        ),
+        (
+            {"formatting": "sharegpt"},
+            {"conversations": [{"from": role, "value": text} for role, text in TURNS]},
+            f"{BRIEF}{HELLO}{COLOUR}",
+        ),
+    ],
+)
+def test_rows_of_sft_have_the_tokens_of_llamafactory(translated, tmp_path, tokenizer_for, described, row, theirs):
+    """`theirs` is what LLaMA-Factory 0.9.5 made of these rows; it also trains the line break after a turn."""
+    config, tokenizer = small_config(translated, tmp_path, tokenizer_for("Qwen 2.5"), "sft", described, row)
+    rows, _, stats = load_splits(config, INSTRUCTIONS)
+    [found] = encode_instructions(rows, tokenizer, stats["train"], config)
+    ours = re.sub(r"<\|im_end\|>\n\]\]", "<|im_end|>]]\n", theirs).removesuffix("\n")
+    assert marked(tokenizer, found["input_ids"], found["labels"]) == ours
+
+
+@pytest.mark.parametrize("stage", ["rm", "dpo"])
+def test_pairs_have_the_tokens_of_llamafactory(translated, tmp_path, tokenizer_for, stage):
+    described = {"columns": {"prompt": "instruction", "query": "input", "chosen": "good", "rejected": "bad"}}
+    row = {"instruction": "Add the numbers.", "input": "1, 2", "good": "3", "bad": "4"}
+    config, tokenizer = small_config(translated, tmp_path, tokenizer_for("Qwen 2.5"), stage, described, row)
+    rows, _, stats = load_splits(config, COMPARISONS)
+    [found] = encode_comparisons(rows, tokenizer, stats["train"], config)
+    ours = [tokenizer.decode(found[name]) for name in ("chosen_ids", "rejected_ids")]
+    assert ours == [f"{ADD}3<|im_end|>", f"{ADD}4<|im_end|>"]  # LLaMA-Factory 0.9.5 adds a line break
+
+
+def small_config(translated, folder, tokenizer, stage: str, described: dict, row: dict):
+    """Return the translated config of a dataset with one row, and the tokenizer of its stage."""
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "rows.json").write_text(json.dumps([row]))
+    (folder / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "rows.json", **described}}))
+    common = f"model_name_or_path: {folder / 'model'}\ndataset: mine\ndataset_dir: {folder}\ntemplate: chatml"
+    found = values(translated(f"stage: {stage}\n{common}\noutput_dir: {folder / 'run'}"))
+    config = load_config(STAGES[{"rm": "reward"}.get(stage, stage)].config_class, found)
+    return config, load_stage_tokenizer(config)
