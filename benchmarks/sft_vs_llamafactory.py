@@ -95,12 +95,13 @@ def prepare(asked: argparse.Namespace, root: Path) -> dict[str, Path]:
     """Writes model, adapter, rows and configs to `root`; returns the config of each kind."""
     import torch
     import yaml
-    from datasets import load_dataset
+    from datasets import disable_progress_bars, load_dataset
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from hfkit.commands.init.translate import write_translated
 
+    disable_progress_bars()
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(asked.model)
     tokenizer.chat_template = TEMPLATE
@@ -165,6 +166,7 @@ def measure(asked: argparse.Namespace, root: Path) -> None:
     from hfkit.core.files import read_json_mapping, write_json
     from hfkit.records.environment import environment
 
+    asked.records.mkdir(parents=True, exist_ok=True)
     path = asked.records / f"sft_vs_llamafactory_{asked.name}.json"
     settings = {name: getattr(asked, name) for name in ("steps", "batch", "max_length")}
     about = {"model": Path(asked.model).name, "data": Path(asked.data).name, "settings": settings}

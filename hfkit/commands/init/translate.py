@@ -129,9 +129,9 @@ def translate_key(key: str, value: object, config: ForeignConfig, found: Transla
     settings = meant.get(text)
     if settings is None and (ours or "use" not in line):
         settings = computed(key, value, config)
-    remedies = {str(one).lower(): remedy for one, remedy in line.get("decide", {}).items()}
-    remedy = next((remedies[one] for one in (text, f"{config.stage} {text}") if one in remedies), None)
-    if remedy and (ours or why == ""):
+    remedies = table()["tools"][config.tool].get("decide", {}).get(key, {})
+    remedy = remedies.get(text) or remedies.get(f"{config.stage} {text}")
+    if remedy:
         found.undecided.append(Problem(key, value, remedy, keys=tuple(ours)))
     elif settings is not None:
         usable = {name: one for name, one in settings.items() if find_hint(config_class, name)[0] is not None}
