@@ -69,6 +69,7 @@ def translate_config(config: ForeignConfig) -> Translation:
     for key, value in sorted(split_items(config.given), key=lambda item: bool(table_line(item[0]).get("same"))):
         if key not in sources.read and key not in stage_keys(config):
             translate_key(key, value, config, found)
+    found.undecided += differences(config)
     entries = {key: Setting(value) for key, value in sources.entries.items() if value}
     found.settings = {**found.settings, **entries}
     found.settings = {**implied_settings(config, found.settings), **found.settings}
@@ -105,6 +106,13 @@ def unlike_defaults(config: ForeignConfig, settings: StageSettings) -> list[Prob
         for key, remedy in {**unlike.get("all", {}), **unlike.get(config.stage, {})}.items()
         if key not in config.given and (trains_adapter or not key.startswith("lora_"))
     ]
+
+
+def differences(config: ForeignConfig) -> list[Problem]:
+    """Return how keys that are translated differ between the tools."""
+    known = table()["tools"][config.tool].get("differs", {})
+    given = [(key, value, known[key].get(config.stage)) for key, value in config.given.items() if key in known]
+    return [Problem(key, value, difference) for key, value, difference in given if value and difference]
 
 
 def stage_keys(config: ForeignConfig) -> set[str]:
