@@ -14,7 +14,8 @@ from hfkit.config.registry import STAGES
 def test_the_stage_runs(base_dir, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": str(data / "turns.jsonl")}}))
+    mine = {"file_name": str(data / "turns.jsonl"), "columns": {"prompt": "prompt", "response": "response"}}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"mine": mine}))
     theirs = f"model_name_or_path: {base_dir}\nstage: sft\nfinetuning_type: lora\ndataset: mine\noutput_dir: theirs\n"
     (tmp_path / "lf.yaml").write_text(theirs + "cutoff_len: 64\nuse_badam: true\nwandb_api_key: 0123456789abcdef\n")
     assert main(["init", "--from", "lf.yaml"]) == 0
@@ -48,7 +49,7 @@ def test_the_stage_runs(base_dir, data, tmp_path, monkeypatch, capsys):
         ("dataset_name: d", ["--goal", "tokenizer"], "--goal: 'tokenizer' -> "),
         ("lora_rank: 8", ["--goal", "dpo"], "--goal: 'dpo' -> the file is for sft"),
         ("trl kto --dataset_name d", [], "hfkit has no KTO"),
-        ("trl sft --config c.yaml", [], "config: 'c.yaml' -> cannot be read: No such file or directory"),
+        ("trl sft --config c.yaml", [], "config: 'c.yaml' -> no such file"),
         ("llamafactory-cli train c.yaml", [], "--from: 'c.yaml' -> the command names this file"),
         ("trl sft --dataset_name $DATA", [], "--dataset_name: '$DATA' -> variables of the shell are not read"),
         ("lora_rank: 8", ["--model", "m", "--seed", "1"], "--seed: 'with --from' -> "),

@@ -26,7 +26,9 @@ AXOLOTL_COLUMNS = {
 USER_DEFINED = {"field_system", "field_instruction", "field_input", "field_output"}
 USER_DEFINED |= {"system_prompt", "system_format", "format", "no_input_format"}
 """Fields of a mapping in axolotl's `type`."""
-LLAMAFACTORY_COLUMNS = {name: name for name in ("prompt", "response", "messages", "chosen", "rejected")}
+ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
+SHAREGPT = {"messages": "conversations"}
+"""Columns that LLaMA-Factory reads if dataset_info.json names none."""
 RECOGNIZED = {("prompt", "instruction"), ("response", "output"), ("messages", "conversations")}
 """Columns of hfkit with the names that it recognizes without a mapping, in addition to their own."""
 UNREAD_COLUMNS = ("images", "videos", "audios", "kto_tag")
@@ -96,15 +98,23 @@ def llamafactory_sources(config: ForeignConfig) -> Sources:
     found.read.add("dataset_dir")
     if isinstance(most := given.get("max_samples"), int):
         for entry in (entry for entries in found.entries.values() for entry in entries):
-            rows = entry.get("rows", most)
-            entry["rows"] = min(most, rows) if isinstance(rows, int) else rows
+            take_first_rows(entry, most)
         found.read.add("max_samples")
-    weights = split_names(given.get("interleave_probs"))
-    if weights and len(weights) == len(found.entries.get("datasets", [])):
-        for entry, weight in zip(found.entries["datasets"], weights, strict=True):
+    sources, weights = found.entries.get("datasets", []), split_names(given.get("interleave_probs"))
+    if given.get("mix_strategy") == "interleave_under" and len(weights or sources) == len(sources):
+        for entry, weight in zip(sources, weights or ["1.0"] * len(sources), strict=True):
             entry["weight"] = yaml.safe_load(weight)
         found.read |= {"interleave_probs", "mix_strategy"}
     return found
+
+
+def take_first_rows(entry: dict, most: int) -> None:
+    """Limit an entry to its first rows, before rows are held out; rows of a part of a split are drawn at random."""
+    split, rows = entry.get("split", "train"), entry.get("rows", most)
+    if "rows" in entry or not str(split).isidentifier():
+        entry["rows"] = min(most, rows) if isinstance(rows, int) else rows
+    else:
+        entry["split"] = f"{split}[:{most}]"
 
 
 def llamafactory_entry(name: str, key: str, info: dict, folder: Path, stage: str, found: Sources) -> dict:
@@ -127,9 +137,7 @@ def llamafactory_entry(name: str, key: str, info: dict, folder: Path, stage: str
     for theirs, ours in (("subset", "name"), ("split", "split"), ("num_samples", "rows")):
         if described.get(theirs) is not None and (theirs, described[theirs]) != ("split", "train"):
             entry[ours] = described[theirs]
-    is_text = STAGES[stage].form == "text"
-    names = {"prompt": "text"} if is_text else LLAMAFACTORY_COLUMNS
-    entry |= mapped(described["columns"], names, f"{where}.columns", found)
+    entry |= llamafactory_columns(described, stage, where, found)
     unread = [one for one in described if one not in READ_OF_INFO and described[one] is not None]
     found.undecided += [Problem(f"{where}.{one}", described[one], UNREAD) for one in unread]
     for tag, value in described["tags"].items():
@@ -149,17 +157,42 @@ def text_values(given: object, where: str, found: Sources) -> dict[str, str]:
     return {one: value for one, value in items.items() if isinstance(value, str)}
 
 
-def mapped(columns: dict, names: dict[str, str], where: str, found: Sources) -> dict:
-    """Return `columns` of an entry; {} if hfkit recognizes the columns by their names."""
-    ours = {names[one]: column for one, column in columns.items() if one in names}
-    others = {one: column for one, column in columns.items() if one not in names and one != "query"}
-    for one, column in others.items():
-        if one in UNREAD_COLUMNS:
-            found.undecided.append(Problem(f"{where}.{one}", column, "hfkit reads no such column"))
-        elif one != column:
-            remedy = "hfkit reads it as a column of this name: rename it"
-            found.undecided.append(Problem(f"{where}.{one}", column, remedy))
-    return columns_key(ours, columns.get("query"))
+def llamafactory_columns(described: dict, stage: str, where: str, found: Sources) -> dict:
+    """Return `columns` and `convert` of an entry, such that hfkit reads the columns that LLaMA-Factory reads.
+
+    LLaMA-Factory reads only columns that dataset_info.json names, and joins instruction and input by one line break.
+    """
+    is_alpaca = described.get("formatting") in (None, "alpaca")
+    named = described["columns"] or (ALPACA if is_alpaca else SHAREGPT)
+    if STAGES[stage].form == "comparisons" and not {"chosen", "rejected"} <= named.keys():
+        return {}  # pairs need both; hfkit recognizes the usual names
+    for one in UNREAD_COLUMNS:
+        if one in named:
+            found.undecided.append(Problem(f"{where}.columns.{one}", named[one], "hfkit reads no such column"))
+    columns = alpaca_columns(named, stage) if is_alpaca else conversation_columns(named)
+    columns |= {one: named[one] for one in ("history", "system", "tools") if one in named}
+    is_joined = bool({"query", "history"} & {*named}) or columns.get("prompt") == "instruction"
+    recognized = {*RECOGNIZED, ("prompt", "conversations")}
+    if not is_joined and all(ours == theirs or (ours, theirs) in recognized for ours, theirs in columns.items()):
+        return {}
+    convert = ["history"] * ("history" in named) + ["function_calls"] * ("tools" in named and not is_alpaca)
+    return {"columns": columns} | ({"convert": convert} if convert else {})
+
+
+def alpaca_columns(named: dict, stage: str) -> dict:
+    """Return the columns of a prompt and of its response or pair, or those of a text."""
+    prompts = [named[one] for one in ("prompt", "query") if one in named]
+    prompt = prompts[0] if len(prompts) == 1 else "\n".join(f"{{{one}}}" for one in prompts)
+    if STAGES[stage].form == "text":
+        return {"text": prompt} if prompts else {}
+    replies = {"comparisons": ("chosen", "rejected"), "prompts": ()}.get(STAGES[stage].form, ("response",))
+    return ({"prompt": prompt} if prompts else {}) | {one: named[one] for one in replies if one in named}
+
+
+def conversation_columns(named: dict) -> dict:
+    """Return the column of a conversation, or those of pairs, whose conversation is the prompt."""
+    pair = {one: named[one] for one in ("chosen", "rejected") if one in named}
+    return {"prompt" if pair else "messages": named.get("messages", "conversations"), **pair}
 
 
 def columns_key(columns: dict[str, str], context: str | None) -> dict:

@@ -34,7 +34,7 @@ class Translation:
         settings: keys of hfkit.
         needless: keys that need none -> why.
         undecided: those that the user must translate.
-        differences: keys, or defaults of keys that the config leaves out, with which the tool trains otherwise.
+        differences: keys, or defaults of keys that the config leaves out, with which the tool trains differently.
         template: a chat template that writes prompts as the tool does, as Jinja; "" for the model's own.
     """
 
@@ -85,7 +85,7 @@ def translate_config(config: ForeignConfig) -> Translation:
     found.settings = {**implied_settings(config, found.settings), **found.settings}
     found.undecided += refuse_settings(config, found.settings)
     found.undecided += unlike_defaults(config, found.settings, "unlike")
-    found.differences += unlike_defaults(config, found.settings, "differs")
+    found.differences += given_differences(config) + unlike_defaults(config, found.settings, "differs")
     reported = {problem.key for problem in found.undecided}
     missing = [key for key in REQUIRED_KEYS if key not in found.settings and key not in reported]
     found.undecided += [Problem(key, MISSING, "the config names none: add it") for key in missing]
@@ -155,6 +155,12 @@ def unlike_defaults(config: ForeignConfig, settings: StageSettings, kind: str) -
     ]
 
 
+def given_differences(config: ForeignConfig) -> list[Problem]:
+    """Return how keys of the config that are translated differ between the tools."""
+    known = table()["tools"][config.tool].get("differs_if_given", {}).get(config.stage, {})
+    return [Problem(key, config.given[key], text) for key, text in known.items() if config.given.get(key)]
+
+
 def stage_keys(config: ForeignConfig) -> set[str]:
     """Return the keys that say what stage a config is for; a path in one of them says more."""
     known = table()["tools"][config.tool]
@@ -173,10 +179,15 @@ def translate_key(key: str, value: object, config: ForeignConfig, found: Transla
     meant = {str(one).lower(): settings for one, settings in line.get("set", {}).items()}
     ours = [one for one in line.get("use", ()) if one in known]
     why = "" if key in known else key
-    settings = meant.get(str(value).lower())
+    text = str(value).lower()
+    settings = meant.get(text)
     if settings is None and (ours or "use" not in line):
         settings = computed(key, value, config)
-    if settings is not None:
+    remedies = table()["tools"][config.tool].get("decide", {}).get(key, {})
+    remedy = remedies.get(text) or remedies.get(f"{config.stage} {text}")
+    if remedy:
+        found.undecided.append(Problem(key, value, remedy, keys=tuple(ours)))
+    elif settings is not None:
         usable = {name: one for name, one in settings.items() if find_hint(config_class, name)[0] is not None}
         set_keys(usable, key, value, why, found)
         if not usable:
