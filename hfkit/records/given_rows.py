@@ -1,4 +1,4 @@
-"""Names the rows that Python code passed as objects: users know no path of them, only the cache has one."""
+"""Names the rows that Python code passed as objects: their path is one in the cache, which users do not know."""
 
 import re
 from pathlib import PurePath
