@@ -19,7 +19,7 @@ from hfkit.core.temporary import remove_leftovers, temporary_folder
 from hfkit.data.caching import content_hash
 from hfkit.data.progress import progress_bars
 from hfkit.data.source_files import is_saved
-from hfkit.records.given_rows import FOLDER, GIVEN, is_given
+from hfkit.records.given_rows import GIVEN, STORED_FOLDER, is_given
 
 
 def is_rows(value: object) -> bool:
@@ -50,7 +50,7 @@ def store_rows(rows: Dataset | list[dict]) -> str:
 
 def stored_folder() -> Path:
     """Return the folder of stored rows."""
-    return Path(datasets.config.HF_DATASETS_CACHE, *FOLDER)
+    return Path(datasets.config.HF_DATASETS_CACHE, *STORED_FOLDER)
 
 
 def name_in_messages(path: str | Path) -> str:

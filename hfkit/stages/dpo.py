@@ -104,8 +104,7 @@ def main(config: DPOConfig) -> Path:
         if len(prompts):
             prompts = with_messages(prompts, held_out, tokenizer)
             say(f"dpo: sampling responses to {len(prompts)} held-out prompts, before and after")
-            models = (trainer.model, reference)
-            found, samples = compare_policies(*models, tokenizer, None, prompts, arguments, run.stage)
+            found, samples = compare_policies(trainer.model, reference, tokenizer, None, prompts, arguments, run.stage)
             metrics |= found
         save = partial(save_with_samples, trainer.model, tokenizer, samples)
         run.publish(CollectiveSave(trainer, save), metrics, **facts)

@@ -31,7 +31,7 @@ FINE = {
     Fault.TWO_BOS: "no second begin-of-text",
 }
 """The statement about all rows if none has the fault."""
-REMEDIES = {
+REMEDY_BY_KEY = {
     "max_dropped": "See the rows with `hfkit data preview --lost`, and fix them or raise the limit of their length",
     "max_faults": "See the rows with `hfkit data preview --lost` and fix them",
     "max_duplicates": "Remove rows that repeat others",
@@ -172,4 +172,4 @@ def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[st
 
 def above(key: str, limit: float) -> str:
     """Return the end of a message about an exceeded threshold: its value, and what to do."""
-    return f"above {key}: {limit:.1%}. {REMEDIES[key]}, or raise {key}"
+    return f"above {key}: {limit:.1%}. {REMEDY_BY_KEY[key]}, or raise {key}"
