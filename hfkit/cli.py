@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import Namespace
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 
@@ -37,6 +38,8 @@ DATA_VERBS = {
 }
 RESUMED = ("run", "quickstart", "evaluate", "arena", "sample", "label", "bench", "curve", "push", "pull", "data push")
 """The verbs, in addition to the stages, that a second call of the same command resumes."""
+WITHOUT_TORCH = ("label", "push", "pull", "report", "lineage", "data cards", "data push")
+"""The verbs that need no PyTorch, at least at their start."""
 USAGE = {"hfkit": "VERB CONFIG [--FLAG VALUE ...]", "hfkit data": "VERB ..."}
 
 
@@ -116,7 +119,7 @@ def parse_and_run(verb: str, argv: list[str], ends_process: bool = False) -> int
     a mistyped flag do not wait for torch.
     """
     from hfkit.commands.arguments import read_arguments
-    from hfkit.core.console import clean, clean_output, debug, quiet_libraries
+    from hfkit.core.console import announce_libraries, clean, clean_output, debug, quiet_libraries
     from hfkit.core.errors import HfkitError
     from hfkit.core.explain_errors import explain_file_error, require_home
     from hfkit.core.interrupts import Interrupted, is_interruption, requested
@@ -130,9 +133,10 @@ def parse_and_run(verb: str, argv: list[str], ends_process: bool = False) -> int
         require_home()
         with others_of_launch(verb, ends_process):
             given = read_arguments(verb, module, argv)
-            from hfkit.commands.argument_checks import check_arguments  # `--help` does without the Hub's client
-
-            check_arguments(verb, given)
+            if isinstance(given, Namespace):  # other verbs have checked their config
+                import_module("hfkit.commands.argument_checks").check_arguments(verb, given)
+            if verb not in WITHOUT_TORCH:
+                announce_libraries(verb)
             status = import_module(module).main(given)
             return status if isinstance(status, int) else 0  # a stage returns its folder
     except (Exception, KeyboardInterrupt, Interrupted) as error:

@@ -63,6 +63,9 @@ sys.exit(cli.main())
 """
 
 
+FIRST_LINE = "hfkit fake: loading PyTorch and Transformers\n"
+
+
 @pytest.fixture
 def hfkit(tmp_path):
     """Run the `hfkit` command, with a registered stage `fake`, as a separate process."""
@@ -85,13 +88,13 @@ def hfkit(tmp_path):
 )
 def test_exit_status(hfkit, how, status, line):
     ran = hfkit("fake", "--model", "m", "--how", how)
-    assert (ran.returncode, ran.stderr) == (status, line)
+    assert (ran.returncode, ran.stderr) == (status, FIRST_LINE + line)
 
 
 def test_config_errors_exit_with_2_and_no_traceback(hfkit):
     ran = hfkit("fake", "--packng")
     assert ran.returncode == 2
-    assert ran.stderr.splitlines() == [
+    assert ran.stderr.removeprefix(FIRST_LINE).splitlines() == [
         "hfkit fake: 2 problems in the configuration:",
         "  --packng: '' -> unknown; did you mean --packing?",
         "  model: missing -> required; set it in the YAML or pass --model",
@@ -246,6 +249,27 @@ for argv in {[argv for argv, _ in MISSING_INPUTS]}:
     for (argv, reported), line in zip(MISSING_INPUTS, ran.stdout.splitlines(), strict=True):
         status, heavy, printed = json.loads(line)
         assert status in (1, 2) and heavy == [] and reported in printed, (argv, line)
+
+
+@pytest.mark.parametrize(
+    ("argv", "announced"),
+    [
+        (["sft", "--learning_rat", "1"], True),
+        (["sft", "-h"], False),
+        (["evaluate", "."], True),
+        (["evaluate", "./missing"], False),
+        (["chat", "."], True),
+        (["lineage", "."], False),
+    ],
+)
+def test_a_verb_that_loads_pytorch_prints_a_line_first(argv, announced, tmp_path):
+    """The first import of torch ends the process, so nothing can be printed after it."""
+    (tmp_path / "torch.py").write_text("import os\nos._exit(7)")
+    code = f"import sys, hfkit.cli as c; sys.exit(c.main({argv}))"
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ran.stderr == f"hfkit {argv[0]}: loading PyTorch and Transformers\n") == announced, ran.stderr
+    assert (ran.returncode == 7) == announced
 
 
 @pytest.mark.slow  # it imports without the forks' server

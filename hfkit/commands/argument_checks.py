@@ -22,18 +22,16 @@ YAMLS_TO_READ = ("config", "pipeline")
 """The arguments that name a YAML."""
 
 
-def check_arguments(verb: str, given: object) -> None:
+def check_arguments(verb: str, given: Namespace) -> None:
     """Raise an error if a YAML cannot be read, a model is neither in a folder nor on the Hub, or a template is missing.
 
     Args:
-        given: as `read_arguments` returns it; configs of stages and evaluations have been checked.
+        given: as `read_arguments` returns it.
 
     Raises:
         ConfigError: a YAML or a template is missing, or a YAML is not a mapping.
         HfkitError: a model is missing.
     """
-    if not isinstance(given, Namespace):
-        return
     for name in YAMLS_TO_READ:
         if path := getattr(given, name, None):
             require_yaml(path)

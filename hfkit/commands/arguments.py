@@ -4,17 +4,18 @@ import ast
 import os
 import re
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from hfkit.commands.config_checks import checks_in, evaluation_checks
 from hfkit.commands.hinting_parser import HintingParser
 from hfkit.commands.number_arguments import number_of_gigabytes, within
 from hfkit.config.evaluation import ArenaConfig, BenchConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.labeling import LabelConfig
-from hfkit.config.parsing import Check, parse
+from hfkit.config.parsing import parse
 from hfkit.config.registry import STAGES
+from hfkit.core.console import announce_libraries
 from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.home import expand_home
 from hfkit.core.names import NOT_UTF8, is_utf8, require_working_folder
@@ -28,8 +29,6 @@ EVALUATIONS = {
     "bench": (BenchConfig, "models"),
 }
 """Config class of each evaluation, and the key that positional arguments belong to."""
-CHECKS = {"label": "hfkit.commands.label.checks"}
-"""The module that validates such a config, if it is not `hfkit.evaluation.checks`."""
 SHORT_FLAGS = {"sample": {"-k": "--num_samples"}}
 """Short names of keys, by verb."""
 
@@ -53,13 +52,14 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     if first and (verb in STAGES or (verb in EVALUATIONS and first.endswith((".yaml", ".yml")))):
         argv = [f"--config={first}", *argv[1:]]
     if verb in STAGES:
+        if not {"-h", "--help"} & {*argv}:
+            announce_libraries(verb)
         return parse(STAGES[verb].config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.stages.checks"))
     if verb in EVALUATIONS:
         config_class, key = EVALUATIONS[verb]
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
         argv = [SHORT_FLAGS.get(verb, {}).get(word, word) for word in argv]
-        checks = checks_in("hfkit.commands.missing_inputs", CHECKS.get(verb, "hfkit.evaluation.checks"))
-        return parse(config_class, argv, f"hfkit {verb}", description, checks)
+        return parse(config_class, argv, f"hfkit {verb}", description, evaluation_checks(verb))
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = HintingParser(f"hfkit {verb}", description=description, **layout)
     add_arguments(parser, ARGUMENTS[verb])
@@ -89,15 +89,6 @@ def split_stage_flags(arguments: list[tuple], argv: list[str]) -> tuple[list[str
             words = own if {word.partition("=")[0], word[:2]} & known else others  # -n3 is -n 3
         words.append(word)
     return own, others
-
-
-def checks_in(*modules: str) -> Check:
-    """Return a check that imports one module after another, until its `problems_of` finds problems."""
-
-    def check(config) -> list[Problem]:
-        return next((found for module in modules if (found := import_module(module).problems_of(config))), [])
-
-    return check
 
 
 def docstring_of(module: str) -> str:

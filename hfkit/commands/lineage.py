@@ -16,6 +16,7 @@ from rich.tree import Tree
 from hfkit.core.console import printable_line
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.tables import make_console
+from hfkit.records.given_rows import GIVEN, is_given
 from hfkit.records.lineage import lineage_of
 
 
@@ -61,7 +62,8 @@ def describe_source(source: dict) -> str:
     if "held_out_of" in source:
         return f"held out from {source['held_out_of']}"
     split = f"[{source['split']}]" if source.get("split", "train") != "train" else ""
-    return f"{relative_path(source['path'])}{split} {source['sha256'][:12]}"
+    name = GIVEN if is_given(source["path"]) else relative_path(source["path"])
+    return f"{name}{split} {source['sha256'][:12]}"
 
 
 def line_of(*parts: str, style: str = "") -> Text:

@@ -6,6 +6,7 @@ import re
 import sys
 import unicodedata
 import warnings
+from functools import cache
 from typing import Any, TextIO, cast
 
 from hfkit.core.masking import mask_secrets
@@ -27,6 +28,13 @@ def say(message: str) -> None:
     """Print a line, from the main process only."""
     if is_main_process():
         print(clean(message), flush=True)
+
+
+@cache
+def announce_libraries(verb: str) -> None:
+    """Print once, on stderr, that a verb loads PyTorch if it is not loaded yet: nothing else is printed for seconds."""
+    if is_main_process() and "torch" not in sys.modules:
+        print(f"hfkit {verb}: loading PyTorch and Transformers", file=sys.stderr, flush=True)
 
 
 _unrecorded: list[str] = []

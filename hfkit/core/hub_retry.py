@@ -34,7 +34,7 @@ PROBE_WAITS, PROBE_TIMEOUT = (0.0, 1.0, 3.0), 3.0
 UNREACHABLE = 60.0
 """Seconds for which the Hub counts as unreachable."""
 NO_NETWORK = (errno.ENETDOWN, errno.ENETUNREACH, socket.EAI_NONAME)
-"""Numbers of errors that another attempt does not mend: no network, or a name that does not exist in it."""
+"""Numbers of errors after which another attempt fails too: no network, or a name that does not exist in it."""
 FAR_ADDRESS = ("198.51.100.1", 9)
 """An address of no machine, in a range for documentation, that only a default route leads to."""
 TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)

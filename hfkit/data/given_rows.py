@@ -19,9 +19,7 @@ from hfkit.core.temporary import remove_leftovers, temporary_folder
 from hfkit.data.caching import content_hash
 from hfkit.data.progress import progress_bars
 from hfkit.data.source_files import is_saved
-
-GIVEN = "rows passed from Python"
-"""How messages name rows that Python code passed, instead of their file in the cache."""
+from hfkit.records.given_rows import GIVEN, STORED_FOLDER, is_given
 
 
 def is_rows(value: object) -> bool:
@@ -52,12 +50,12 @@ def store_rows(rows: Dataset | list[dict]) -> str:
 
 def stored_folder() -> Path:
     """Return the folder of stored rows."""
-    return Path(datasets.config.HF_DATASETS_CACHE) / "hfkit" / "rows"
+    return Path(datasets.config.HF_DATASETS_CACHE, *STORED_FOLDER)
 
 
 def name_in_messages(path: str | Path) -> str:
     """Return how messages name the dataset at a path: rows that Python code passed have no path that a user knows."""
-    return GIVEN if Path(path).parent == stored_folder() else str(path)
+    return GIVEN if is_given(str(path)) else str(path)
 
 
 def path_in_yaml(name: str) -> str:

@@ -112,7 +112,7 @@ def read_hashes(path: str, revision: str) -> dict[str, np.ndarray]:
 
     Warn if there may be hashes that cannot be read.
     """
-    why = "the Hub cannot be reached"
+    why, remedy = "the Hub cannot be reached", "pull it to check them"
     owner = run_of_checkpoint(path)
     try:
         if file := find_file(str(owner[0]) if owner else path, HASHES, revision):
@@ -120,6 +120,6 @@ def read_hashes(path: str, revision: str) -> dict[str, np.ndarray]:
         if os.path.isdir(path) or not is_unknown(path, HASHES, revision):
             return {}
     except (HubError, OSError, ValueError, BadZipFile) as error:
-        why = f"its {HASHES} cannot be read: {reason(error)}"
-    warn(f"{path}: {why}, so rows that it trained on or held out are not checked")
+        why, remedy = f"its {HASHES} cannot be read: {reason(error)}", "restore the file to check them"
+    warn(f"{path}: {why}, so rows that it trained on or held out are not compared with those of this run: {remedy}")
     return {}

@@ -130,7 +130,8 @@ class SplitStats:
         indices = self.mixture.indices(lengths)
         for index, source in enumerate(self.sources):
             if not (self.mixture.source_of == index).any():
-                warn(f"{source_name(source)}: no row of it is left in {self.name}")
+                remedy = "raise its weight or rows, or remove it"
+                warn(f"{source_name(source)}: no row of it is left in {self.name}: {remedy}")
         for index, tokens in self.mixture.unfilled(lengths):
             warn(
                 f"{source_name(self.sources[index])}: the rows of the stream have {tokens:,} of "
@@ -246,7 +247,11 @@ def report_splits(run, splits: dict[str, SplitStats]) -> None:
         for overlap in stats.overlap:
             use = "held out by" if overlap["split"] == "test" else "trained on by"
             stage, path = overlap["stage"], overlap["path"]
-            warn(f"{overlap['rows']:,} rows of {name} have prompts that were {use} {stage} ({path})")
+            warn(
+                f"{overlap['rows']:,} rows of {name} have prompts that were {use} {stage} ({path}), so metrics on "
+                "held-out rows may be too good. Hold out the same prompts in both stages: with eval_datasets, or with "
+                "the same files, seed and test_split_size"
+            )
     keys = keys_by_name(splits)
     if keys and is_main_process():
         write_hashes(run.folder, keys)

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.core.compat_sharding import whole_models
@@ -79,13 +81,26 @@ def _require_stored(path: str, revision: str, head: type, allow_pickle: bool, ha
             f"cannot load {path}: its weights are pickled; allow_pickle: true loads them, if you trust them"
         )
     try:
-        with whole_models():
+        with whole_models(), without_bars():
             model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(device_map="meta", dtype="auto")
     except HfkitError:
         raise
     except Exception as error:  # libraries raise many types for a broken folder
         raise HfkitError(f"cannot load {path}: {reason(error)}") from error
     require_whole(path, model, loaded, has_head)
+
+
+@contextmanager
+def without_bars():
+    """Hide Transformers' progress bars: files that are only checked would look as if they were loaded twice."""
+    hides = logging.is_progress_bar_enabled()
+    if hides:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hides:
+            logging.enable_progress_bar()
 
 
 def require_whole(path: str, model: PreTrainedModel, loaded: dict, has_head: bool = False) -> None:

@@ -57,6 +57,8 @@ def test_the_exit_status_is_1_past_a_threshold(data_verb, kind):
     assert status == 1
     assert "warning: sft train: " in err and message in err
     assert "thresholds exceeded: " in out
+    warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert all("hfkit data preview --lost" in line or ", or raise max_" in line for line in warnings)  # what to do
 
 
 def test_thresholds_are_options(data_verb):
@@ -84,7 +86,7 @@ def test_held_out_rows_in_training_are_reported(data_verb, rows_file):
     status, out, err = data_verb("check", "sft", different(TURN), max_length=64, eval_datasets=held_out)
     assert status == 1
     assert "3 training rows have held-out prompts; training skips them" in out
-    assert "10.0% of the training rows have held-out prompts, above max_overlap: 0.0%" in err
+    assert "10.0% of the training rows have held-out prompts, above max_overlap: 0.0%. Remove these prompts" in err
 
 
 def test_held_out_rows_past_a_budget_are_not_held_out(data_verb, rows_file):

@@ -132,13 +132,25 @@ def test_pairs_of_another_format_are_also_instructions(files, base_dir):
 
 def test_lengths_are_those_of_nearly_all_rows(base_dir, tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": "Who?", "response": "Ann. " * (40 if index < 2 else 4)} for index in range(100)]
+    rows = [{"prompt": f"Who {index}?", "response": "Ann. " * (40 if index < 2 else 4)} for index in range(100)]
     write_rows(tmp_path / "rows.jsonl", rows)
     assert init(base_dir, "--data", "rows.jsonl", "--output_dir", "mine") == 0
     sft = read()["sft"]
     short, long = (len(tokenizer("Ann. " * count).input_ids) for count in (4, 40))
     assert short < sft["max_length"] == 64 < long
-    assert sft["test_split_size"] == 5 and sft["max_dropped"] >= 0.2  # one of 5 held-out rows may be long
+    assert sft["test_split_size"] == 5 and "max_dropped" not in sft  # SFT only cuts long rows
+    assert cli.main(["run", "mine/pipeline.yaml"]) == 0
+
+
+def test_rows_that_a_stage_would_drop_raise_max_dropped(base_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    long = [{"prompt": "Who? " * 100, "response": "Ann."}] * 2 + [{"prompt": "Who?", "response": "Ann. " * 100}] * 2
+    pairs = [{"prompt": "Who?", "chosen": "Ann. " * (100 if index < 2 else 1), "rejected": "x"} for index in range(100)]
+    write_rows(tmp_path / "rows.jsonl", long + [{"prompt": "Who?", "response": "Ann."}] * 96)
+    write_rows(tmp_path / "pairs.jsonl", pairs)
+    assert init(base_dir, "--data", "rows.jsonl", "pairs.jsonl", "--output_dir", "mine") == 0
+    for stage in ("sft", "reward"):  # one of 5 held-out rows may be long
+        assert 0.2 <= read()[stage]["max_dropped"] <= 0.3, stage
 
 
 @pytest.fixture

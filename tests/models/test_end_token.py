@@ -15,7 +15,7 @@ WARNING = "responses may never end"
 
 @pytest.fixture(scope="module")
 def untrained_dir(base_dir, tokenizer, tmp_path_factory) -> Path:
-    """A base in which the rows of the token that ends responses and of 20 others are equal but for rounding."""
+    """A base in which the rows of the token that ends responses and of 20 others are equal before rounding."""
     folder = tmp_path_factory.mktemp("untrained") / "base"
     shutil.copytree(base_dir, folder)
     weights = load_file(folder / "model.safetensors")
@@ -47,7 +47,7 @@ def test_sft_warns_of_an_end_token_that_the_adapter_cannot_learn(
         assert "cannot tell it from 20 other tokens" in printed and "Set modules_to_save: [lm_head]" in printed
 
 
-def test_a_trained_end_token_is_no_warning(run_stage, tmp_path, capsys):
+def test_a_trained_end_token_gives_no_warning(run_stage, tmp_path, capsys):
     run_stage("sft", tmp_path / "sft", max_steps=1)
     assert WARNING not in capsys.readouterr().err
 

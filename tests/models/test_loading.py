@@ -9,6 +9,7 @@ import torch
 from peft import TaskType
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 
 import hfkit
 from hfkit.core.errors import HfkitError
@@ -252,3 +253,23 @@ def test_the_tokenizer_of_a_changed_folder_is_read_again(tokenizer_with):
     tokenizer_with(eos_token=before.pad_token, pad_token=before.eos_token)
     after = cached_tokenizer(path, "main", None)
     assert (after.eos_token, after.pad_token) == (before.pad_token, before.eos_token)
+
+
+def test_one_load_shows_one_progress_bar(base_dir, tmp_path):
+    folder = shutil.copytree(base_dir, tmp_path / "model")  # its files have not been checked yet
+    shown = []
+
+    def note(factory, args, kwargs):
+        shown.append(factory is not logging.EmptyTqdm)
+        return factory(*args, **kwargs)
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    before = logging.set_tqdm_hook(note)
+    try:
+        hfkit.load_policy(str(folder))
+        assert shown.count(True) == 1 and logging.is_progress_bar_enabled()
+    finally:
+        logging.set_tqdm_hook(before)
+        if not was_enabled:
+            logging.disable_progress_bar()

@@ -1,6 +1,7 @@
 """Python code passes rows, models and functions as objects; the run is that of files with the same content."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import ROWS, STEPS
@@ -8,6 +9,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import AutoModelForCausalLM
 
 import hfkit
+from hfkit import cli
 from hfkit.config.parsing import load_config
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data.forms import INSTRUCTIONS
@@ -168,3 +170,19 @@ def test_a_row_that_cannot_be_read_is_named_by_its_number(base_dir, tmp_path):
     with pytest.raises(HfkitError, match=r"cannot read rows passed from Python: .*row 1") as reported:
         hfkit.sft(datasets=rows, **settings)
     assert "line" not in str(reported.value) and ".jsonl" not in str(reported.value)
+
+
+def test_cards_reports_and_lineage_name_rows_without_their_file_in_the_cache(base_dir, tmp_path, capsys):
+    rows = Dataset.from_list(ROWS["turns"][:8])
+    given = {"datasets": ROWS["turns"][8:], "eval_datasets": rows, **SMALL}
+    folder = hfkit.sft(model_name_or_path=str(base_dir), output_dir=str(tmp_path / "out"), **given)
+    stored = [source["path"] for split in read_record(folder)["data"].values() for source in split["sources"]]
+    assert len(stored) == 2
+    card = (folder / "README.md").read_text()
+    cli.main(["report", str(folder)])
+    capsys.readouterr()
+    cli.main(["lineage", str(folder)])
+    pages = [card, (folder / "report.html").read_text(), capsys.readouterr().out]
+    for page in pages:
+        assert page.count("rows passed from Python") >= 2
+        assert not any(Path(path).name in page for path in stored)

@@ -31,6 +31,14 @@ FINE = {
     Fault.TWO_BOS: "no second begin-of-text",
 }
 """The statement about all rows if none has the fault."""
+REMEDY_BY_KEY = {
+    "max_dropped": "See the rows with `hfkit data preview --lost`, and fix them or raise the limit of their length",
+    "max_faults": "See the rows with `hfkit data preview --lost` and fix them",
+    "max_duplicates": "Remove rows that repeat others",
+    "max_overlap": "Remove these prompts from datasets, or from eval_datasets",
+    "max_longer": "Add pairs whose shorter response is better, since a reward model may learn length alone",
+}
+"""What to do about an exceeded threshold."""
 
 
 def main(given: Namespace) -> int:
@@ -53,7 +61,7 @@ def main(given: Namespace) -> int:
             say(f"\n{stage}: {shared:,} training rows have held-out prompts; training skips them")
         if rows and shared / rows > given.max_overlap:
             what = f"{percentage(shared, rows)} of the training rows have held-out prompts"
-            problems.append(f"{stage}: {what}, above max_overlap: {given.max_overlap:.1%}")
+            problems.append(f"{stage}: {what}, {above('max_overlap', given.max_overlap)}")
     say("")
     for problem in problems:
         warn(problem)
@@ -152,11 +160,16 @@ def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[st
         shares.append((fault.value, count, survey.kept, "max_faults", thresholds.max_faults))
     if survey.form != "prompts":
         shares.append(("duplicates", survey.duplicates, survey.rows, "max_duplicates", thresholds.max_duplicates))
-    problems = [] if survey.kept else ["no rows are left"]
+    problems = [] if survey.kept else ["no rows are left: see them with `hfkit data preview --lost`"]
     for description, count, rows, key, limit in shares:
         if count > limit * rows:
-            problems.append(f"{percentage(count, rows)} of the rows are {description}, above {key}: {limit:.1%}")
+            problems.append(f"{percentage(count, rows)} of the rows are {description}, {above(key, limit)}")
     if survey.longer is not None and survey.longer > thresholds.max_longer:
-        limit = f"above max_longer: {thresholds.max_longer:.1%}"
-        problems.append(f"the better response is the longer one in {survey.longer:.1%} of the pairs, {limit}")
+        share = f"the better response is the longer one in {survey.longer:.1%} of the pairs"
+        problems.append(f"{share}, {above('max_longer', thresholds.max_longer)}")
     return problems
+
+
+def above(key: str, limit: float) -> str:
+    """Return the end of a message about an exceeded threshold: its value, and what to do."""
+    return f"above {key}: {limit:.1%}. {REMEDY_BY_KEY[key]}, or raise {key}"

@@ -93,11 +93,11 @@ def length_settings(
         why = f"{PERCENTILE}% of the rows have at most {usual} tokens"
     settings = {key: Setting(longest, why), **settings}
     sampled = sum(one.sampled for one in sources)
-    lost = 1 - sum(length <= longest for length in lengths) / sampled
+    lost = 1 - sum(length <= longest for one in sources for length in one.needed) / sampled
     # in a small held-out part the share varies by chance: three standard deviations
     allowed = lost + 3 * sqrt(lost * (1 - lost) / min(held_out or sampled, sampled))
     if allowed > 0.1:
-        why = f"{lost:.0%} of the sampled rows are longer or unusable"
+        why = f"{lost:.0%} of the sampled rows would be dropped"
         settings["max_dropped"] = Setting(min(ceil(allowed * 20) / 20, 1.0), why)
     return settings
 

@@ -28,6 +28,7 @@ class SampledSource:
         rows: number of rows; None if the source is not on this machine and has more rows than the sample.
         sampled: rows of the sample.
         lengths: tokens of each row of the sample that the stage keeps.
+        needed: the shortest limit of the length at which the stage keeps each of them; SFT only cuts longer rows.
         replies: tokens of each response in the sample, if the stage trains on them.
     """
 
@@ -36,6 +37,7 @@ class SampledSource:
     rows: int | None
     sampled: int
     lengths: list[int]
+    needed: list[int]
     replies: list[int]
 
     @property
@@ -104,7 +106,21 @@ def sample_source(stage: str, entry: DatasetEntry, tokenizer) -> SampledSource:
         raise HfkitError(f"every row is dropped: {reason}")
     replies = [length for row in kept if "labels" in row for length in reply_lengths(row)]
     rows = total if is_local or total < SAMPLE else None
-    return SampledSource(entry, source.mapped, rows, len(encoded), [row["length"] for row in kept], replies)
+    lengths, needed = [row["length"] for row in kept], [needed_length(row) for row in kept]
+    return SampledSource(entry, source.mapped, rows, len(encoded), lengths, needed, replies)
+
+
+def needed_length(row: dict) -> int:
+    """Return the shortest limit of the length at which a stage keeps an encoded row.
+
+    A row of instructions is cut, and dropped only if no trained token is left; other rows are dropped if they are cut.
+    """
+    if "labels" not in row:
+        return row["length"]
+    ends = [*accumulate(row[PARTS] or [len(row["labels"])])]
+    parts = [row["labels"][start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    firsts = [next((index for index, label in enumerate(part, 1) if label != IGNORE), len(part)) for part in parts]
+    return min(firsts)
 
 
 def reply_lengths(row: dict) -> list[int]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from hfkit.commands.report.formatting import format_count
 from hfkit.commands.report.gather import Gathered, equal_parts_at_end
 from hfkit.commands.report.tables import ReportTable
+from hfkit.records.given_rows import GIVEN, is_given
 
 DATA_COLUMNS = ["Stage", "Split", "Source", "Rows", "In an epoch", "Share", "Tokens", "Dropped, truncated, faulty"]
 
@@ -71,7 +72,7 @@ def source_titles(gathered: Gathered) -> dict[str, str]:
         path = Path(source["path"])
         others = [one for key, one in by_name[path.name].items() if key != identity_of(source)]
         same = max((equal_parts_at_end(path, other) for other in others), default=0)
-        titles[source["path"]] = "/".join(path.parts[-same - 1 :])
+        titles[source["path"]] = GIVEN if is_given(source["path"]) else "/".join(path.parts[-same - 1 :])
     return titles
 
 

@@ -20,6 +20,7 @@ from hfkit.hub.cards.model_metadata import model_metadata
 from hfkit.hub.cards.run_info import RunInfo, dataset_id, hub_id, model_name
 from hfkit.hub.cards.usage import usage_section
 from hfkit.hub.published_record import without_local_paths, without_paths
+from hfkit.records.given_rows import GIVEN, is_given
 from hfkit.records.lineage import lineage_edges
 from hfkit.records.record import weight_files
 from hfkit.records.source import ADAPTER_CONFIG
@@ -177,7 +178,7 @@ def source_line(source: dict, is_mixed: bool) -> str:
     if "held_out_of" in source:
         return f"held out from {source['held_out_of']}"
     on_hub, taken = dataset_id(source), source.get("taken")
-    name = f"[{on_hub}](https://huggingface.co/datasets/{on_hub})" if on_hub else f"`{PurePath(source['path']).name}`"
+    name = f"[{on_hub}](https://huggingface.co/datasets/{on_hub})" if on_hub else quoted_name(source["path"])
     parts = [f"{name} at `{source['revision']}`" if source.get("revision") else name]
     parts += [f"data card `{PurePath(source['card']).stem}`"] if source.get("card") else []
     parts += [f"`{source['split']}`"] if source.get("split", "train") != "train" else []
@@ -185,6 +186,11 @@ def source_line(source: dict, is_mixed: bool) -> str:
     if is_mixed and taken:
         parts.append(f"{taken['share']:.0%} of the mixture, each row {taken['epochs']:g} times per epoch")
     return ", ".join(parts)
+
+
+def quoted_name(path: str) -> str:
+    """Return the name of a local file or folder of rows as Markdown."""
+    return GIVEN if is_given(path) else f"`{PurePath(path).name}`"
 
 
 def lineage_section(info: RunInfo) -> str:

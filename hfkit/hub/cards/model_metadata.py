@@ -1,13 +1,13 @@
 """The metadata (YAML front matter) of a model card, built from the record."""
 
 import math
-from pathlib import PurePath
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from hfkit.core.file_types import file_type
 from hfkit.hub.cards.metric_descriptions import describe_metric, numbers_in
 from hfkit.hub.cards.run_info import RunInfo, dataset_id
+from hfkit.records.given_rows import name_of_rows
 
 
 def model_metadata(info: RunInfo) -> dict:
@@ -67,7 +67,7 @@ def describe_rows(data: dict[str, dict]) -> dict:
     sources, rows = data["test"]["sources"], "rows"
     if "held_out_of" in sources[0]:
         sources, rows = data[sources[0]["held_out_of"]]["sources"], "held-out rows"
-    names = [dataset_id(source) or PurePath(source["path"]).name for source in sources]
+    names = [dataset_id(source) or name_of_rows(source["path"]) for source in sources]
     types = {dataset_id(source) or file_type(source["path"]) or "arrow" for source in sources}  # "arrow": a folder
     first = sources[0] if len(sources) == 1 and dataset_id(sources[0]) else {}
     return {
