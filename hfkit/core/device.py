@@ -4,6 +4,7 @@ import os
 import socket
 from dataclasses import asdict
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ from hfkit.core.launch import turn_on_deepspeed
 from hfkit.core.versions import package_versions
 
 ROTATES_WITHOUT_MATMUL = Version("5.23")
+PRIORITY = 15  # of what `restore_to_numbered_cpus` registers; torch has 10 and those from 20
 GROUP_TIMEOUT = 1800  # seconds, as in Transformers; saving in one process may take longer than NCCL's default of 600
 
 
@@ -42,11 +44,24 @@ def prepare_device(config) -> None:
     if launch := current_launch():
         launch.timeout = config.extra.get("ddp_timeout", GROUP_TIMEOUT)
     state = process_state(config.extra)
+    if state.device.type == "cpu" and state.num_processes > 1:
+        restore_to_numbered_cpus()
     disable_cudnn_attention()
     set_tf32(state.device.type, config.extra.get("tf32"))
     gpus = torch.cuda.device_count() if state.device.type == "cuda" else 0
     if gpus > 1 and state.num_processes == 1:
         warn(f"only one of {gpus} visible GPUs is used: `accelerate launch -m hfkit.cli STAGE ...` uses all")
+
+
+@cache
+def restore_to_numbered_cpus() -> None:
+    """Let `torch.load` restore tensors to "cpu:0", the device of a process in a launch on CPUs; torch knows only "cpu".
+
+    Transformers 5.17 restores the optimizer of a checkpoint to the device of the process; newer versions do not.
+    """
+    torch.serialization.register_package(
+        PRIORITY, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+    )
 
 
 def set_tf32(kind: str, tf32: bool | None = None) -> None:

@@ -16,6 +16,7 @@ from hfkit.core.device import (
     prepare_device,
     process_state,
     require_gpu,
+    restore_to_numbered_cpus,
     set_tf32,
     wait_for_everyone,
 )
@@ -103,6 +104,13 @@ def test_a_stage_on_the_cpu_between_two_on_a_gpu(run_stage, tmp_path):
         assert record["peak_memory_bytes"] > 0
         devices.append(record["environment"]["device"])
     assert devices == [torch.cuda.get_device_name(), "cpu", torch.cuda.get_device_name()]
+
+
+def test_tensors_are_restored_to_the_cpu_of_a_process_in_a_launch(tmp_path):
+    torch.save({"moment": torch.arange(3.0)}, tmp_path / "optimizer.pt")
+    restore_to_numbered_cpus()
+    found = torch.load(tmp_path / "optimizer.pt", map_location=torch.device("cpu", 0), weights_only=True)["moment"]
+    assert torch.equal(found, torch.arange(3.0)) and found.device.type == "cpu"
 
 
 def test_the_generators_are_restored():
