@@ -86,7 +86,7 @@ def test_trl(translated):
     entry = {"path": "someone/prompts", "name": "en"}
     assert values(found) == {
         **{"model_name_or_path": "my-model", "datasets": [entry], "eval_datasets": [{**entry, "split": "test"}]},
-        **{"eval_strategy": "steps", "reward_functions": ["my_rewards.length"], "response_length": 100},
+        **{"eval_strategy": "steps", "reward_functions": ["my_rewards:length"], "response_length": 100},
         **{"num_generations": 4, "num_train_epochs": 3.0, "learning_rate": 1e-6, "temperature": 1.0, "beta": 0.0},
     }
     assert [one.key for one in found.undecided] == ["chat_template"] and {*found.needless} == {"use_vllm"}

@@ -99,7 +99,7 @@ def test_pairs_have_the_chat_template_of_their_type(rl, kind, template, undecide
 
 
 @pytest.mark.parametrize("kind", ["input_output", "jeopardy", "completion", "{format: '{question}'}"])
-def test_a_type_that_hfkit_formats_otherwise_is_left_to_decide(kind, translated):
+def test_a_type_with_other_prompts_is_left_to_decide(kind, translated):
     found = translated(f"base_model: x\ndatasets: [{{path: d, type: {kind}}}]")
     assert [one.key for one in found.undecided] == ["datasets[0].type"] and not found.template
 
@@ -127,7 +127,7 @@ def test_settings_are_those_that_axolotl_makes_of_them(text, wanted, translated)
     assert {key: values(found).get(key) for key in wanted} == wanted and not found.undecided
 
 
-def test_what_axolotl_does_otherwise_is_named_in_the_yaml(translated, tmp_path, monkeypatch):
+def test_differences_are_named_in_the_yaml(translated, tmp_path, monkeypatch):
     assert [one.key for one in translated("base_model: m\nmax_steps: 9").differences] == ["excess_length_strategy"]
     short = "excess_length_strategy: truncate\nwarmup_steps: 9"
     assert not translated(f"base_model: m\n{short}").differences
@@ -136,6 +136,8 @@ def test_what_axolotl_does_otherwise_is_named_in_the_yaml(translated, tmp_path, 
     assert not translated(
         "base_model: m\nrl: dpo\ndatasets: [{path: d, type: chatml.intel}]\nwarmup_steps: 9"
     ).differences
+    reward = translated("base_model: m\nreward_model: true\nwarmup_steps: 9")
+    assert [one.key for one in reward.differences] == ["end_of_rows"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "theirs.yaml").write_text("base_model: m\ndatasets: [d]\n")
     assert main(["init", "--from", "theirs.yaml"]) == 0

@@ -84,10 +84,19 @@ def test_text_has_the_tokens_of_trl_with_the_template_that_is_written(base_dir, 
     assert "\nThe sky is[[ blue.<|endoftext|>]]\n" in capsys.readouterr().out
 
 
-def test_what_trl_does_otherwise_is_named(translated):
+def test_reward_functions_of_trl_itself_are_left_to_decide(translated):
+    text = "model_name_or_path: m\ndataset_name: d\nnum_generations: 4\nreward_funcs: "
+    found = translated(f"{text}[accuracy_reward, mine.length]", "grpo")
+    assert "reward_funcs" in {one.key for one in found.undecided} and "reward_functions" not in found.settings
+    assert values(translated(f"{text}mine.rewards.length", "grpo"))["reward_functions"] == ["mine.rewards:length"]
+
+
+def test_differences_of_trl_are_named(translated):
     of_all = translated("model_name_or_path: m\ndataset_name: d\npacking: true\nassistant_only_loss: false")
     assert [one.key for one in of_all.differences] == ["assistant_only_loss"]
     assert not translated("model_name_or_path: m\ndataset_name: d\nassistant_only_loss: true").differences
+    grpo = translated("model_name_or_path: m\ndataset_name: d\nuse_peft: true", "grpo")
+    assert [one.key for one in grpo.differences] == ["lora_dropout"]
     in_4bit = "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nload_in_4bit: true"
     assert values(translated(in_4bit, "sft"))["use_bnb_nested_quant"] is False
     assert "use_bnb_nested_quant" not in values(translated("model_name_or_path: m\ndataset_name: d", "sft"))

@@ -113,10 +113,17 @@ def template_file(value: object, _: ForeignConfig) -> dict | None:
     return {"chat_template": value} if str(value).endswith((".jinja", ".jinja2")) else None
 
 
-def template_name(value: object, config: ForeignConfig) -> dict | None:
+def named_template(value: object, config: ForeignConfig) -> dict | None:
     """Return that a chat template needs no setting if it is the tokenizer's, or a file that another key names."""
     is_file = value == "jinja" and template_file(config.given.get("chat_template_jinja"), config)
     return {} if str(value).startswith("tokenizer_default") or is_file else None
+
+
+def reward_functions(value: object, _: ForeignConfig) -> dict | None:
+    """Return the setting for functions that TRL imports as MODULE.FUNCTION; its own have no module."""
+    names = split_names(value)
+    own = all("." in name for name in names)
+    return {"reward_functions": [":".join(name.rsplit(".", 1)) for name in names]} if own else None
 
 
 def with_sft_loss(value: object, config: ForeignConfig) -> dict:
@@ -171,13 +178,14 @@ CONVERSIONS: dict[str, ValueConversion] = {
     "sample_packing": packing_of_text(separate="documents"),
     "ppo_buffer_size": buffered_batches,
     "ref_model": lambda value, config: {} if value == config.given.get("model_name_or_path") else None,
-    "chat_template": template_name,
+    "chat_template": named_template,
     "chat_template_jinja": template_file,
     "warmup_ratio": warmup_share,
     "warmup_steps": warmup_steps,
     "batch_size": accumulated_batch,
     "excess_length_strategy": long_rows,
     "plugins": plugins,
+    "reward_funcs": reward_functions,
     "gradient_checkpointing": lambda value, _: (
         {"gradient_checkpointing": True} if str(value) in ("offload", "offload_disk", "unsloth") else None
     ),

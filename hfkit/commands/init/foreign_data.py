@@ -287,7 +287,9 @@ def format_columns(kind: str | dict, where: str, found: Sources) -> dict[str, st
         say = "axolotl splits a text longer than sequence_len, hfkit cuts it: use hfkit pretrain, or shorter texts"
         found.undecided.append(Problem(f"{where}.type", kind, say))
     elif not CHAT_TYPE.fullmatch(kind):
-        found.undecided.append(Problem(f"{where}.type", kind, f"axolotl has prompts of its own for it: {OWN_FORMAT}"))
+        found.undecided.append(
+            Problem(f"{where}.type", kind, f"axolotl writes its prompts without the chat template: {OWN_FORMAT}")
+        )
     return {}
 
 

@@ -10,8 +10,8 @@ better responses, the reward model, and PPO; with `--goal dpo`, SFT and DPO. Oth
 `--sft.learning_rate 1e-4`, `--seed 1`.
 
 `--from FILE` translates a config of LLaMA-Factory, axolotl or TRL to the YAML of a stage that trains as the other tool
-does, with its defaults. The file may also hold a command, such as `trl sft --dataset_name DATA`. TRL's configs do not
-show their stage: add `--goal sft`. No model and no data are read, so --output_dir is the only other flag.
+does, with its defaults. The file may also hold a command, such as `trl sft --dataset_name DATA`. If the keys of a TRL
+config fit several stages, add `--goal sft`. No model and no data are read, so --output_dir is the only other flag.
 """
 
 import sys

@@ -58,13 +58,13 @@ class PromptFormat:
     def template(self) -> str:
         """The format as a Jinja template."""
         begins = [
-            f"({literal(self.system.format(system=text))} if loop.first else '')" if text else "''"
+            f"({jinja_text(self.system.format(system=text))} if loop.first else '')" if text else "''"
             for text in self.defaults
         ]
         return TEMPLATE.format(
             name=self.name,
             bos=[*BOS_ADDED],
-            mark=literal(MARK),
+            mark=jinja_text(MARK),
             system=expression(self.system),
             begin_input=begins[0],
             begin=begins[1],
@@ -73,7 +73,7 @@ class PromptFormat:
         )
 
 
-def literal(text: str) -> str:
+def jinja_text(text: str) -> str:
     """Return a text as Jinja writes it."""
     return json.dumps(text, ensure_ascii=False)
 
@@ -86,14 +86,14 @@ def expression(text: str) -> str:
     """
     parts = []
     for before, name, form, conversion in Formatter().parse(text):
-        parts += [literal(before)] if before else []
+        parts += [jinja_text(before)] if before else []
         if name is not None and (name not in ("instruction", "input", "system") or form or conversion):
             raise ValueError(f"{{{name}}} is none of {{instruction}}, {{input}} and {{system}}")
         parts += [name] if name else []
     return " + ".join(parts) or "''"
 
 
-TEXT = PromptFormat("a tool that writes text as it is", "{instruction}", "{instruction}", "{system}")
+PLAIN_TEXT = PromptFormat("a tool that writes text as it is", "{instruction}", "{instruction}", "{system}")
 STYLES = {
     "instruct": (
         "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
@@ -108,7 +108,7 @@ STYLES = {
     ),
 }
 """Styles of axolotl's Alpaca prompts -> with an input, without one, the system text."""
-ROWS = {"alpaca": "output", "gpteacher": "response"}
+RESPONSE_COLUMNS = {"alpaca": "output", "gpteacher": "response"}
 """Types of axolotl with these prompts -> the column of the response; the prompt has `instruction` and `input`."""
 
 
@@ -122,9 +122,9 @@ def axolotl_format(kind: str | dict) -> tuple[PromptFormat, dict[str, str]] | No
         return user_defined(kind)
     base, _, style = kind.partition(":")
     base = {"alpaca_instruct.load": "alpaca"}.get(base, base)
-    if base not in ROWS or (style or "instruct") not in STYLES:
+    if base not in RESPONSE_COLUMNS or (style or "instruct") not in STYLES:
         return None
-    columns = {"prompt": f"{{instruction}}{MARK}{{input}}", "response": ROWS[base]}
+    columns = {"prompt": f"{{instruction}}{MARK}{{input}}", "response": RESPONSE_COLUMNS[base]}
     return PromptFormat(f"axolotl's type {kind}", *STYLES[style or "instruct"], ALPACA), columns
 
 

@@ -8,7 +8,7 @@ from hfkit.commands.init.acceptance import IMPLIED, refuse_settings
 from hfkit.commands.init.conversions import computed, split_items
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
 from hfkit.commands.init.foreign_data import SOURCES, Sources
-from hfkit.commands.init.prompt_formats import MARK, TEXT
+from hfkit.commands.init.prompt_formats import MARK, PLAIN_TEXT
 from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.commands.init.write import write_new, yaml_line
 from hfkit.config.other_tools import table, translate
@@ -57,7 +57,7 @@ def write_translated(path: str, goal: str | None, output_dir: str | None) -> Non
     """
     config = read_foreign(path, goal)
     folder = Path(output_dir or ".")
-    file, template = folder / f"{config.stage}.yaml", folder / template_name(config)
+    file, template = folder / f"{config.stage}.yaml", folder / template_file_name(config)
     found = translate_config(config)
     if existing := [one for one in (file, template) if one.exists() and (one == file or found.template)]:
         remedy = "exists, and no file is overwritten: choose another folder with --output_dir"
@@ -79,7 +79,7 @@ def translate_config(config: ForeignConfig) -> Translation:
     for key, value in sorted(split_items(config.given), key=lambda item: bool(table_line(item[0]).get("same"))):
         if key not in sources.read and key not in stage_keys(config):
             translate_key(key, value, config, found)
-    choose_template(config, sources, found)
+    apply_formats(config, sources, found)
     entries = {key: Setting(value) for key, value in sources.entries.items() if value}
     found.settings = {**found.settings, **entries}
     found.settings = {**implied_settings(config, found.settings), **found.settings}
@@ -94,19 +94,19 @@ def translate_config(config: ForeignConfig) -> Translation:
     return found
 
 
-def template_name(config: ForeignConfig) -> str:
+def template_file_name(config: ForeignConfig) -> str:
     """Return the name of the file with the chat template of a translated config."""
     return TEXT_TEMPLATE if config.tool == "TRL" else f"{config.stage}.jinja"
 
 
-def choose_template(config: ForeignConfig, sources: Sources, found: Translation) -> None:
+def apply_formats(config: ForeignConfig, sources: Sources, found: Translation) -> None:
     """Set the chat template that writes prompts as the other tool does, if it writes those of all datasets alike.
 
     TRL's depends on the rows: the template for text is written, for the user to set.
     """
     own = {*sources.templates}
     if config.tool == "TRL" and "chat_template_path" not in config.given:
-        found.template = TEXT.template
+        found.template = PLAIN_TEXT.template
     elif len(own) > 1:
         kinds = [str(entry.get("type")) for entry in config.given["datasets"] if isinstance(entry, dict)]
         remedy = (
@@ -121,7 +121,7 @@ def choose_template(config: ForeignConfig, sources: Sources, found: Translation)
             found.needless["chat_template"] = f"{given.value}: {config.tool} writes these prompts without it"
         template = own.pop()
         found.template = "" if template in BUILT_IN_TOKENS else template
-        name = template_name(config) if found.template else template
+        name = template_file_name(config) if found.template else template
         found.settings["chat_template"] = Setting(name, f"prompts as {config.tool} writes them")
 
 
@@ -253,6 +253,6 @@ def report_keys(config: ForeignConfig, found: Translation, file: Path) -> None:
         say(f"  to decide: {problem}")
     for problem in found.differences:
         say(f"  different: {problem}")
-    also = f", {file.parent / template_name(config)}" if found.template else ""
+    also = f", {file.parent / template_file_name(config)}" if found.template else ""
     say(f"written: {file}{also}")
     say(f"next: hfkit {config.stage} {file}")
