@@ -110,9 +110,12 @@ def unlike_defaults(config: ForeignConfig, settings: StageSettings) -> list[Prob
 
 def differences(config: ForeignConfig) -> list[Problem]:
     """Return how keys that are translated differ between the tools."""
-    known = table()["tools"][config.tool].get("differs", {})
-    given = [(key, value, known[key].get(config.stage)) for key, value in config.given.items() if key in known]
-    return [Problem(key, value, difference) for key, value, difference in given if value and difference]
+    found, differs = [], table()["tools"][config.tool].get("differs", {})
+    for key, value in config.given.items():
+        texts = differs.get(key, {})
+        if text := texts.get(config.stage) or texts.get(f"{config.stage} {value}".lower()):
+            found.append(Problem(key, value, text))
+    return found
 
 
 def stage_keys(config: ForeignConfig) -> set[str]:
