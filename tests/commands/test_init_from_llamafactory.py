@@ -67,6 +67,7 @@ def test_llamafactory(translated, tmp_path):
         "datasets": [{**pairs, "split": "train[:1000]", "weight": 0.7}, {**hub, "rows": 1000, "weight": 0.3}],
     }
     assert [problem.key for problem in found.undecided] == ["use_galore"]
+    assert [problem.key for problem in found.differences] == ["pref_loss"]
     assert {*found.needless} == {"trust_remote_code", "do_train", "template", "plot_loss", "hub_token", "pref_loss"}
 
 
@@ -233,6 +234,8 @@ def test_mixtures_of_llamafactory(translated, strategy, weights, undecided):
         ("stage: pt\npacking: false", {"packing": None}, "hfkit always packs texts"),
         ("stage: sft\npacking: false", {"packing": False}, ""),
         ("stage: sft\npacking: true", {"packing": True}, "conversations in a row of hfkit do not attend"),
+        ("stage: dpo\npref_loss: hinge", {"loss_type": "hinge"}, "hfkit trains this loss"),
+        ("stage: dpo\npref_loss: sigmoid", {"loss_type": "sigmoid"}, ""),
         ("stage: dpo\nadapter_name_or_path: a", {"model_name_or_path": "a"}, "the reference of hfkit is this adapter"),
         ("stage: sft\nadapter_name_or_path: a", {"model_name_or_path": "a"}, ""),
         ("stage: sft\nfinetuning_type: freeze", {"use_peft": None}, "hfkit trains all weights or an adapter"),

@@ -157,8 +157,12 @@ def unlike_defaults(config: ForeignConfig, settings: StageSettings, kind: str) -
 
 def given_differences(config: ForeignConfig) -> list[Problem]:
     """Return how keys of the config that are translated differ between the tools."""
-    known = table()["tools"][config.tool].get("differs_if_given", {}).get(config.stage, {})
-    return [Problem(key, config.given[key], text) for key, text in known.items() if config.given.get(key)]
+    found, known = [], table()["tools"][config.tool].get("differs_if_given", {})
+    for key, value in config.given.items():
+        texts = known.get(key, {})
+        if text := texts.get(config.stage) or texts.get(f"{config.stage} {value}".lower()):
+            found.append(Problem(key, value, text))
+    return found
 
 
 def stage_keys(config: ForeignConfig) -> set[str]:
