@@ -22,6 +22,7 @@ from hfkit.core.hub_retry import (
     with_retries,
 )
 from hfkit.core.links import require_own_files
+from hfkit.core.names import did_you_mean
 
 CONFIGS = ("config.json", "adapter_config.json")
 """The files of which every model has one."""
@@ -71,11 +72,13 @@ def missing_folder_error(path: str, is_cached: bool = False) -> str | None:
     if os.path.exists(path):
         return None
     if name.startswith(".") or not HUB_ID.match(name):
-        return "no such folder, and not a Hub id"
+        return f"no such folder, and not a Hub id{did_you_mean(name)}"
     parent = os.path.dirname(name)
     if not os.path.isdir(parent) or is_cached or not all(is_unknown(name, one, revision) for one in CONFIGS):
         return None
-    return None if can_reach_hub(waits=(0.0,)) else f"no such folder in {parent}, and {why_unreachable()}"
+    if can_reach_hub(waits=(0.0,)):
+        return None
+    return f"no such folder in {parent}, and {why_unreachable()}{did_you_mean(name)}"
 
 
 def require_model(path: str, revision: str = "main") -> None:

@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
-from hfkit.core.errors import HfkitError
+from hfkit.core.errors import HfkitError, nearest
 
 LONGEST_PATH = 4096 - 256
 """Maximum bytes in the path of an output folder: Linux allows 4,096, which must include the names of its files."""
+MANY_FILES = 1000
+"""Maximum number of files in a folder whose names are compared with a misspelt one."""
 NOT_UTF8 = "not valid UTF-8, which the libraries need: rename the file or folder, or correct the text"
 
 
@@ -33,6 +35,17 @@ def folder_name_fault(path: Path) -> str | None:
     except ValueError as error:  # a null byte
         return f"not a valid folder name: {error}"
     return None if length < LONGEST_PATH else f"a path of {length:,} bytes: choose a path of less than {LONGEST_PATH:,}"
+
+
+def did_you_mean(path: str) -> str:
+    """Return the end of a message about a path that does not exist: a path next to it with a similar name, or ""."""
+    folder, name = os.path.split(os.path.normpath(path))
+    try:
+        others = [other for other in os.listdir(folder or ".") if not other.startswith(".") and is_utf8(other)]
+    except (OSError, ValueError):
+        return ""
+    found = nearest(name, others) if len(others) <= MANY_FILES else None
+    return f"; did you mean {os.path.join(folder, found)}?" if found else ""
 
 
 def require_working_folder() -> None:

@@ -17,6 +17,7 @@ from hfkit.core.limits import (
     limit_of,
     too_deep,
 )
+from hfkit.core.names import did_you_mean
 
 FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 """A card's metadata: what `huggingface_hub` accepts, and a bit more."""
@@ -181,7 +182,8 @@ def read_yaml(path: str, problems: list[Problem]) -> dict | None:
             return given
         remedy = "expected a mapping in the file: lines of `key: value`"
     except OSError as error:
-        remedy = f"cannot be read: {error.strerror or error}"
+        similar = did_you_mean(str(path)) if isinstance(error, FileNotFoundError) else ""
+        remedy = f"cannot be read: {error.strerror or error}{similar}"
     except yaml.MarkedYAMLError as error:
         path = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else path
         remedy = f"not valid YAML: {error.problem}{advice(error)}"

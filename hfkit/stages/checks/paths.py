@@ -6,6 +6,7 @@ import re
 from hfkit.core.errors import Kind, Problem
 from hfkit.core.file_types import has_known_suffix
 from hfkit.core.hub_ids import HUB_ID
+from hfkit.core.names import did_you_mean
 
 SHELL_VARIABLE = re.compile(r"\$\{[A-Za-z_]\w*\}|(^|/)\$[A-Za-z_]\w*")
 """An environment variable as shells write it: `${NAME}`, or `$NAME` where a part of a path begins."""
@@ -17,7 +18,11 @@ def missing_file_problem(path: str) -> Problem | None:
         return None
     if not HUB_ID.match(path):
         return missing_path_problem(path)
-    return Problem("path", path, "no such file", Kind.NO_SUCH_FILE) if has_known_suffix(path) else None
+    return (
+        Problem("path", path, f"no such file{did_you_mean(path)}", Kind.NO_SUCH_FILE)
+        if has_known_suffix(path)
+        else None
+    )
 
 
 def missing_path_problem(path: str) -> Problem:
@@ -36,7 +41,7 @@ def missing_path_problem(path: str) -> Problem:
         return Problem("path", path, 'not JSON: on the command line write [{"path": "FILE"}], with all its quotes')
     if "," in path:
         return Problem("path", path, f"names several files: write a list, [{', '.join(path.split(','))}]")
-    return Problem("path", path, "no such file, and not a Hub id", Kind.NO_SUCH_FILE)
+    return Problem("path", path, f"no such file, and not a Hub id{did_you_mean(path)}", Kind.NO_SUCH_FILE)
 
 
 def variable_remedy(path: str) -> str | None:
