@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from hfkit.core.errors import nearest
+from hfkit.core.names import is_utf8
 
 MAX_NAMES = 1000
 """How many names of a folder are compared."""
@@ -28,8 +29,13 @@ def similar_path(path: Path, is_folder: bool) -> Path | None:
         parent = similar_path(path.parent, is_folder=True)
     try:
         entries = islice(os.scandir(parent), MAX_NAMES) if parent else ()
-        names = [entry.name for entry in entries if entry.is_dir() == is_folder]
+        names = [entry.name for entry in entries if entry.is_dir() == is_folder and is_shown(entry.name)]
     except OSError:
         return None
     guess = nearest(path.name, names)
     return parent / guess if parent and guess else None
+
+
+def is_shown(name: str) -> bool:
+    """Return whether a file or folder may be suggested: hidden ones, and those that cannot be printed, may not."""
+    return not name.startswith(".") and is_utf8(name)

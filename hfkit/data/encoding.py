@@ -1,6 +1,5 @@
 """Applies a form's encoder to rows: tokenizes them, with a cache, and drops and counts unusable rows."""
 
-import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -84,8 +83,9 @@ def encode(rows: Dataset, encoder: Encoder, stats: SplitStats, config) -> Datase
     tokens = tokens[indices]
     stats.kept, stats.tokens = len(indices), int(tokens.sum())
     stats.faults = faults.count_faults(encoded.data["faults"].take(indices).to_pylist())
-    median = int(statistics.median(lengths)) if len(lengths) else 0
-    remedy = f"The median row is {median} tokens long. Fix the rows, raise max_length (max_prompt_length for PPO) if "
+    median, most = (int(np.quantile(lengths, share, method="higher")) if len(lengths) else 0 for share in (0.5, 0.9))
+    remedy = f"The median row is {median:,} tokens long, and nine of ten rows have at most {most:,}. "
+    remedy += "Fix the rows, raise max_length (max_prompt_length for PPO) if "
     check_losses(stats, config.max_dropped, remedy + "they are too long")
     rows = stats.select(encoded, indices) if dropped else encoded
     if PARTS in rows.column_names:

@@ -71,7 +71,8 @@ class SplitStats:
             parts.append(f"{self.split_into:,} after the split at responses that the chat template renders differently")
         if self.mixed is not None:
             parts.append(f"{self.mixed:,} in a pass over the mixture")
-        parts.append(f"{self.tokens:,} tokens")
+        if self.tokens or not self.kept:  # the rows of a tokenizer have none yet
+            parts.append(f"{self.tokens:,} tokens")
         text = ", ".join(parts)
         if self.faults:
             text += f"; of those kept, {', '.join(f'{count:,} {fault.value}' for fault, count in self.faults.items())}"

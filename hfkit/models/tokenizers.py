@@ -39,7 +39,11 @@ class PadTokenError(HfkitError):
 
 
 class TemplateError(HfkitError):
-    """A tokenizer has no chat template with the chosen name, or several and no default."""
+    """A tokenizer has no chat template with the chosen name, or several and no default; `fault` lacks the key."""
+
+    def __init__(self, fault: str, key: str = "chat_template: "):
+        super().__init__(f"{key}{fault}")
+        self.fault = fault
 
 
 def read_tokenizer(
@@ -107,22 +111,21 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str |
             try:
                 tokenizer.chat_template = read_text(Path(chosen))
             except (OSError, ValueError) as error:
-                raise TemplateError(f"chat_template: {chosen} cannot be read: {reason(error)}") from error
+                raise TemplateError(f"{chosen} cannot be read: {reason(error)}") from error
             return
         if chosen not in BUILT_IN_TOKENS:
             names = f"the tokenizer of {path} has {', '.join(named)}" if named else f"{path} has no named templates"
-            raise TemplateError(
-                f"chat_template: {chosen} is not a file, and {names}; built in: {', '.join(BUILT_IN_TOKENS)}"
-            )
+            raise TemplateError(f"{chosen} is not a file, and {names}; built in: {', '.join(BUILT_IN_TOKENS)}")
         if fault := tokens_fault(chosen, tokenizer.get_vocab()):
-            raise TemplateError(f"chat_template: {fault}")
+            raise TemplateError(fault)
         tokenizer.chat_template = read_built_in(chosen)
     elif chosen is not None:
         tokenizer.chat_template = named[chosen]
     elif named and "default" not in named:
         names = [*named] if len(named) == 1 else sorted((name for name in named if "chat" in name.lower()), key=len)
         if not names:
-            raise TemplateError(f"{path} has chat templates but no default: set chat_template to {' or '.join(named)}")
+            remedy = f"set chat_template to {' or '.join(named)}"
+            raise TemplateError(f"{path} has chat templates but no default: {remedy}", key="")
         tokenizer.chat_template = {"default": named[names[0]], **named}
 
 

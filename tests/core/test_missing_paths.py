@@ -19,12 +19,14 @@ from hfkit.core.missing_paths import no_such
         ("file", "runs/stf", None),
         ("folder", "data/rwos.csv", None),
         ("file", "data/rows.csv/rows.csv", None),
+        ("file", "data/secret", None),
+        ("file", "a\0b/rows.csv", None),
         ("file", "", None),
     ],
 )
 def test_a_similar_path_of_the_same_kind_is_suggested(kind, path, meant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for file in ("data/train.jsonl.gz", "data/rows.csv", "runs/sft/hfkit.json"):
+    for file in ("data/train.jsonl.gz", "data/rows.csv", "runs/sft/hfkit.json", "data/.secret"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     assert no_such(kind, path) == f"no such {kind}" + (f"; did you mean {meant}?" if meant else "")

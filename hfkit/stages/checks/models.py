@@ -154,9 +154,10 @@ def model_tokenizer_problems(config, key: str, path: str, revision: str) -> list
         if chosen is not None:
             return [Problem("chat_template", chosen, str(error))]
         return [Problem(key, path, f"{error}: set chat_template", keys=MODEL_KEYS)]
-    except (PadTokenError, TemplateError) as error:
-        wrong = "pad_token" if isinstance(error, PadTokenError) else "chat_template"
-        return [Problem(wrong, getattr(config, wrong), str(error), keys=MODEL_KEYS)]
+    except TemplateError as error:
+        return [Problem("chat_template", config.chat_template, error.fault, keys=MODEL_KEYS)]
+    except PadTokenError as error:
+        return [Problem("pad_token", config.pad_token, str(error), keys=MODEL_KEYS)]
     except HfkitError as error:
         return [Problem(key, path, str(error))]
     changes = config.system_prompt is not None or config.chat_template is not None

@@ -8,12 +8,14 @@ from hfkit.core.errors import Problem
 from hfkit.records.bounds import model_config_fault
 from hfkit.stages.checks.rules import broken_rules
 
+EXAMPLE = "{model_type: llama, hidden_size: 256, intermediate_size: 704, num_hidden_layers: 4, num_attention_heads: 4}"
+
 
 def pretrain_problems(config: PretrainConfig) -> list[Problem]:
     """Return problems of the choice between a new model, which needs a tokenizer, and an existing one."""
     path, model_config = config.model_name_or_path, config.model_config
     unclear, no_tokenizer = bool(model_config) == bool(path), not (path or config.tokenizer_name_or_path)
-    either = "set either model_config (a new model) or model_name_or_path (continue one)"
+    either = f"set either model_config (a new model, such as {EXAMPLE}) or model_name_or_path (continue one)"
     full = "a new model has no frozen base: train it in full"
     rules = [
         (unclear, "model_config", either, "model_name_or_path"),
