@@ -2,7 +2,7 @@
 
 hfkit compared with LLaMA-Factory: SFT with LoRA on the CPU, from one config. `PYTHON` is the interpreter of an
 environment that has LLaMA-Factory. The config of LLaMA-Factory is translated with `hfkit init --from`, and each tool
-trains with its own config: in turns, in processes of their own, on the same rows in the same order, from the same
+trains with its own config: in turns, each run in a new process, on the same rows in the same order, from the same
 adapter. The chat template of the model is replaced by one without a line break after a turn, which only LLaMA-Factory
 would train.
 
@@ -191,7 +191,7 @@ def measure(asked: argparse.Namespace, root: Path) -> None:
 
 
 def timed_run(python: str, kind: str, config: Path, root: Path) -> dict:
-    """Runs one config in a process of its own; returns what was measured."""
+    """Runs one config in a new process; returns what was measured."""
     if kind == "hfkit":  # a run is never overwritten
         config = renamed_run(config, root)
     result, before = root / "result.json", resource.getrusage(resource.RUSAGE_CHILDREN)
