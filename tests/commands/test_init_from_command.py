@@ -14,7 +14,8 @@ from hfkit.config.registry import STAGES
 def test_the_stage_runs(base_dir, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": str(data / "turns.jsonl")}}))
+    mine = {"file_name": str(data / "turns.jsonl"), "columns": {"prompt": "prompt", "response": "response"}}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"mine": mine}))
     theirs = f"model_name_or_path: {base_dir}\nstage: sft\nfinetuning_type: lora\ndataset: mine\noutput_dir: theirs\n"
     (tmp_path / "lf.yaml").write_text(theirs + "cutoff_len: 64\nuse_badam: true\nwandb_api_key: 0123456789abcdef\n")
     assert main(["init", "--from", "lf.yaml"]) == 0

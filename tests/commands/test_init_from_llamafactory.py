@@ -1,6 +1,7 @@
 """Configs and datasets of LLaMA-Factory become YAMLs of hfkit."""
 
 import json
+import re
 
 import pytest
 from foreign_fixtures import values
@@ -8,6 +9,10 @@ from foreign_fixtures import values
 from hfkit.commands.init.foreign import read_foreign
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
+from hfkit.data.comparisons import COMPARISONS, encode_comparisons
+from hfkit.data.forms import INSTRUCTIONS, encode_instructions
+from hfkit.data.splits import load_splits
+from hfkit.models.tokenizers import load_stage_tokenizer
 
 LLAMAFACTORY = """
 model_name_or_path: my-model
@@ -59,9 +64,9 @@ def test_llamafactory(translated, tmp_path):
         **{"beta": 0.2, "max_length": 4096, "learning_rate": 5e-6, "warmup_steps": 0.1, "test_split_size": 0.1},
         **{"attn_implementation": "flash_attention_2", "output_dir": "saves/dpo"},
         **{"num_train_epochs": 3.0, "per_device_train_batch_size": 8},  # its defaults
-        "datasets": [{**pairs, "rows": 1000, "weight": 0.7}, {**hub, "rows": 1000, "weight": 0.3}],
+        "datasets": [{**pairs, "split": "train[:1000]", "weight": 0.7}, {**hub, "rows": 1000, "weight": 0.3}],
     }
-    assert [problem.key for problem in found.undecided] == ["use_galore"]
+    assert [problem.key for problem in found.undecided] == ["use_galore", "pref_loss"]
     assert {*found.needless} == {"trust_remote_code", "do_train", "template", "plot_loss", "hub_token", "pref_loss"}
 
 
@@ -122,23 +127,73 @@ def test_recipes_of_llamafactory(translated, tmp_path, text, wanted, undecided):
     config = load_config(STAGES[read_foreign(str(tmp_path / "theirs.yaml"), None).stage].config_class, values(found))
     common = {"use_peft": True, "lora_r": 8, "learning_rate": 1e-4, "num_train_epochs": 3.0, "warmup_steps": 0.1}
     assert {key: getattr(config, key) for key in common | wanted} == common | wanted
-    assert [(one.path, one.rows) for one in config.datasets] == [("someone/rows", 1000)]
+    assert [(one.path, one.split) for one in config.datasets] == [("someone/rows", "train[:1000]")]
     assert [one.key for one in found.undecided] == undecided
+
+
+ALPACA = {"columns": {"prompt": "{instruction}\n{input}", "response": "output"}}
+"""What LLaMA-Factory reads of a dataset whose columns dataset_info.json does not name."""
 
 
 @pytest.mark.parametrize(
     ("stage", "described", "entry", "undecided"),
     [
         ("pt", {"columns": {"prompt": "content"}}, {"columns": {"text": "content"}}, []),
-        ("sft", {"columns": {"prompt": "instruction", "query": "input", "response": "output"}}, {}, []),
+        ("sft", {}, ALPACA, []),
+        ("sft", {"columns": {"prompt": "instruction", "query": "input", "response": "output"}}, ALPACA, []),
         (
             "sft",
-            {"columns": {"prompt": "text", "response": "output"}},
-            {"columns": {"prompt": "text", "response": "output"}},
+            {"columns": {"prompt": "instruction", "response": "output"}},
+            {"columns": {"prompt": "instruction", "response": "output"}},
             [],
         ),
-        ("sft", {"columns": {"messages": "conversations", "images": "images"}}, {}, ["columns.images"]),
-        ("sft", {"columns": ["a"], "tags": {"role_tag": 3}}, {}, ["columns", "tags.role_tag"]),
+        (
+            "sft",
+            {"columns": {"prompt": "q", "response": "a", "history": "before", "system": "role"}},
+            {
+                "columns": {"prompt": "q", "response": "a", "history": "before", "system": "role"},
+                "convert": ["history"],
+            },
+            [],
+        ),
+        ("sft", {"columns": {"prompt": "prompt", "response": "response"}}, {}, []),
+        (
+            "rm",
+            {"ranking": True, "columns": {"prompt": "instruction", "query": "input", "chosen": "a", "rejected": "b"}},
+            {"columns": {"prompt": "{instruction}\n{input}", "chosen": "a", "rejected": "b"}},
+            [],
+        ),
+        (
+            "rm",
+            {
+                "ranking": True,
+                "formatting": "sharegpt",
+                "columns": {"messages": "dialog", "chosen": "chosen", "rejected": "rejected"},
+            },
+            {"columns": {"prompt": "dialog", "chosen": "chosen", "rejected": "rejected"}},
+            [],
+        ),
+        (
+            "sft",
+            {"formatting": "sharegpt", "columns": {"messages": "conversations", "system": "role", "tools": "tools"}},
+            {
+                "columns": {"messages": "conversations", "system": "role", "tools": "tools"},
+                "convert": ["function_calls"],
+            },
+            [],
+        ),
+        (
+            "sft",
+            {"formatting": "sharegpt", "columns": {"messages": "conversations", "images": "images"}},
+            {},
+            ["columns.images"],
+        ),
+        (
+            "sft",
+            {"formatting": "sharegpt", "columns": ["a"], "tags": {"role_tag": 3}},
+            {},
+            ["columns", "tags.role_tag"],
+        ),
         ("sft", {"formatting": "sharegpt", "num_samples": 5, "folder": "de"}, {"rows": 5}, ["folder"]),
         ("rm", {"ranking": True, "formatting": "sharegpt", "tags": {"role_tag": "who"}}, {}, ["tags.role_tag"]),
     ],
@@ -147,6 +202,129 @@ def test_datasets_of_llamafactory(translated, tmp_path, stage, described, entry,
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "a.json", **described}}))
     found = translated(f"stage: {stage}\nmodel_name_or_path: m\ndataset: mine\neval_dataset: mine\nmax_samples: 9")
-    entry = {"path": str(tmp_path / "data" / "a.json"), "rows": 9, **entry}
+    most = {} if "rows" in entry else {"split": "train[:9]"}
+    entry = {"path": str(tmp_path / "data" / "a.json"), **most, **entry}
     assert values(found)["datasets"] == values(found)["eval_datasets"] == [entry]
     assert [one.key for one in found.undecided] == [f"dataset_info.json: mine.{one}" for one in undecided * 2]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weights", "undecided"),
+    [
+        ("concat", [None, None], []),
+        ("interleave_under", [1.0, 1.0], []),
+        ("interleave_under\ninterleave_probs: 0.9,0.1", [0.9, 0.1], []),
+        ("interleave_over", [None, None], ["mix_strategy"]),
+        ("interleave_over\ninterleave_probs: 0.9,0.1", [None, None], ["mix_strategy", "interleave_probs"]),
+    ],
+)
+def test_mixtures_of_llamafactory(translated, strategy, weights, undecided):
+    found = translated(f"stage: sft\nmodel_name_or_path: m\ndataset: a/b,c/d\nmix_strategy: {strategy}")
+    assert [one.get("weight") for one in values(found)["datasets"]] == weights
+    assert [one.key for one in found.undecided] == undecided
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "undecided"),
+    [
+        ("stage: sft\ntemplate: chatml", {"chat_template": "chatml"}, ""),
+        ("stage: sft\ntemplate: llama3", {"chat_template": None}, ""),
+        ("stage: dpo\ntemplate: default", {"chat_template": None}, "hfkit has no such template"),
+        ("stage: pt\npacking: false", {"packing": None}, "hfkit always packs texts"),
+        ("stage: sft\npacking: false", {"packing": False}, ""),
+        ("stage: sft\npacking: true", {"packing": True}, "conversations in a row of hfkit do not attend"),
+        ("stage: dpo\npref_loss: hinge", {"loss_type": "hinge"}, "hfkit trains this loss"),
+        ("stage: dpo\npref_loss: sigmoid", {"loss_type": "sigmoid"}, ""),
+        ("stage: dpo\nadapter_name_or_path: a", {"model_name_or_path": "a"}, "the reference of hfkit is this adapter"),
+        ("stage: sft\nadapter_name_or_path: a", {"model_name_or_path": "a"}, ""),
+        ("stage: sft\nfinetuning_type: freeze", {"use_peft": None}, "hfkit trains all weights or an adapter"),
+        ("stage: dpo\nref_model: m", {}, ""),
+        ("stage: dpo\nref_model: other", {}, "the reference is the model that training starts from"),
+        ("stage: sft\nadapter_name_or_path: a\ncreate_new_adapter: true", {"model_name_or_path": "a"}, "hfkit trains"),
+        ("stage: rm\ndisable_gradient_checkpointing: true", {"gradient_checkpointing": False}, ""),
+        (
+            "stage: sft\neval_strategy: epoch\nval_size: 0.1\nload_best_model_at_end: true\nsave_strategy: epoch\n"
+            "early_stopping_steps: 3",
+            {"early_stopping_patience": 3},
+            "",
+        ),
+        ("stage: sft\ndisable_shuffling: true", {"train_sampling_strategy": "sequential"}, ""),
+    ],
+)
+def test_values_of_llamafactory(translated, text, wanted, undecided):
+    found = translated(f"model_name_or_path: m\ndataset: a/b\n{text}")
+    assert {key: values(found).get(key) for key in wanted} == wanted
+    remedies = [one.remedy for one in found.undecided]
+    assert len(remedies) == bool(undecided) and all(one.startswith(undecided) for one in remedies)
+
+
+SUM = {"instruction": "Add the numbers.", "input": "1, 2", "output": "3"}
+NAMED = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
+TURNS = [("system", "Be brief."), ("human", "Hi"), ("gpt", "Hello!"), ("human", "Name a colour."), ("gpt", "Green.")]
+BRIEF = "<|im_start|>system\nBe brief.<|im_end|>\n"
+HELLO = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[[Hello!<|im_end|>\n]]"
+ADD = "<|im_start|>user\nAdd the numbers.\n1, 2<|im_end|>\n<|im_start|>assistant\n"
+COLOUR = "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n[[Green.<|im_end|>\n]]"
+
+
+def marked(tokenizer, ids: list[int], labels: list[int]) -> str:
+    """Return the text of a row, with its trained tokens in brackets."""
+    text, trained = "", False
+    for token, label in zip(ids, labels, strict=True):
+        text += "" if trained == (label != -100) else "]]" if trained else "[["
+        text, trained = text + tokenizer.decode([token]), label != -100
+    return f"{text}]]" if trained else text
+
+
+@pytest.mark.parametrize(
+    ("described", "row", "theirs"),
+    [
+        ({}, SUM, f"{ADD}[[3<|im_end|>\n]]"),
+        (
+            {"columns": {"prompt": "instruction", "response": "output"}},
+            SUM,
+            "<|im_start|>user\nAdd the numbers.<|im_end|>\n<|im_start|>assistant\n[[3<|im_end|>\n]]",
+        ),
+        ({}, {"instruction": "Name a colour.", "input": "", "output": "Green."}, COLOUR),
+        (
+            {"columns": NAMED},
+            {**SUM, "system": "Be brief.", "history": [["Hi", "Hello!"]]},
+            f"{BRIEF}{HELLO}{ADD}[[3<|im_end|>\n]]",
+        ),
+        (
+            {"formatting": "sharegpt"},
+            {"conversations": [{"from": role, "value": text} for role, text in TURNS]},
+            f"{BRIEF}{HELLO}{COLOUR}",
+        ),
+    ],
+)
+def test_rows_of_sft_have_the_tokens_of_llamafactory(translated, tmp_path, tokenizer_for, described, row, theirs):
+    """`theirs` is what LLaMA-Factory 0.9.5 made of these rows; it also trains the line break after a turn."""
+    config, tokenizer = small_config(translated, tmp_path, tokenizer_for("Qwen 2.5"), "sft", described, row)
+    rows, _, stats = load_splits(config, INSTRUCTIONS)
+    [found] = encode_instructions(rows, tokenizer, stats["train"], config)
+    ours = re.sub(r"<\|im_end\|>\n\]\]", "<|im_end|>]]\n", theirs).removesuffix("\n")
+    assert marked(tokenizer, found["input_ids"], found["labels"]) == ours
+
+
+@pytest.mark.parametrize("stage", ["rm", "dpo"])
+def test_pairs_have_the_tokens_of_llamafactory(translated, tmp_path, tokenizer_for, stage):
+    described = {"columns": {"prompt": "instruction", "query": "input", "chosen": "good", "rejected": "bad"}}
+    row = {"instruction": "Add the numbers.", "input": "1, 2", "good": "3", "bad": "4"}
+    config, tokenizer = small_config(translated, tmp_path, tokenizer_for("Qwen 2.5"), stage, described, row)
+    rows, _, stats = load_splits(config, COMPARISONS)
+    [found] = encode_comparisons(rows, tokenizer, stats["train"], config)
+    ours = [tokenizer.decode(found[name]) for name in ("chosen_ids", "rejected_ids")]
+    assert ours == [f"{ADD}3<|im_end|>", f"{ADD}4<|im_end|>"]  # LLaMA-Factory 0.9.5 adds a line break
+
+
+def small_config(translated, folder, tokenizer, stage: str, described: dict, row: dict):
+    """Return the translated config of a dataset with one row, and the tokenizer of its stage."""
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "rows.json").write_text(json.dumps([row]))
+    (folder / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "rows.json", **described}}))
+    common = f"model_name_or_path: {folder / 'model'}\ndataset: mine\ndataset_dir: {folder}\ntemplate: chatml"
+    found = values(translated(f"stage: {stage}\n{common}\noutput_dir: {folder / 'run'}"))
+    config = load_config(STAGES[{"rm": "reward"}.get(stage, stage)].config_class, found)
+    return config, load_stage_tokenizer(config)

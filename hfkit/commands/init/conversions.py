@@ -177,6 +177,7 @@ CONVERSIONS: dict[str, ValueConversion] = {
     "packing": packing_of_text(separate=None),
     "sample_packing": packing_of_text(separate="documents"),
     "ppo_buffer_size": buffered_batches,
+    "ref_model": lambda value, config: {} if value == config.given.get("model_name_or_path") else None,
     "chat_template": named_template,
     "chat_template_jinja": template_file,
     "warmup_ratio": warmup_share,

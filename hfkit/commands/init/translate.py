@@ -7,7 +7,8 @@ from pathlib import Path
 from hfkit.commands.init.acceptance import IMPLIED, refuse_settings
 from hfkit.commands.init.conversions import computed, split_items
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
-from hfkit.commands.init.foreign_data import SOURCES, Sources
+from hfkit.commands.init.foreign_data import SOURCES
+from hfkit.commands.init.foreign_entries import Sources
 from hfkit.commands.init.prompt_formats import MARK, PLAIN_TEXT
 from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.commands.init.write import write_new, yaml_line
@@ -80,12 +81,13 @@ def translate_config(config: ForeignConfig) -> Translation:
         if key not in sources.read and key not in stage_keys(config):
             translate_key(key, value, config, found)
     apply_formats(config, sources, found)
+    found.undecided += key_differences(config)
     entries = {key: Setting(value) for key, value in sources.entries.items() if value}
     found.settings = {**found.settings, **entries}
     found.settings = {**implied_settings(config, found.settings), **found.settings}
     found.undecided += refuse_settings(config, found.settings)
     found.undecided += unlike_defaults(config, found.settings, "unlike")
-    found.differences += unlike_defaults(config, found.settings, "differs")
+    found.differences += unlike_defaults(config, found.settings, "unfollowed")
     reported = {problem.key for problem in found.undecided}
     missing = [key for key in REQUIRED_KEYS if key not in found.settings and key not in reported]
     found.undecided += [Problem(key, MISSING, "the config names none: add it") for key in missing]
@@ -143,7 +145,7 @@ def unlike_defaults(config: ForeignConfig, settings: StageSettings, kind: str) -
     """Return the tool's defaults that no setting of hfkit gives, for keys that the config leaves out.
 
     Args:
-        kind: "unlike" for those that the user must decide, "differs" for those that hfkit cannot follow.
+        kind: "unlike" for those that the user must decide, "unfollowed" for those that hfkit cannot follow.
     """
     unlike = table()["tools"][config.tool].get(kind, {})
     trains_adapter = settings.get("use_peft", Setting(False)).value
@@ -153,6 +155,16 @@ def unlike_defaults(config: ForeignConfig, settings: StageSettings, kind: str) -
         if all(config.given.get(key, False) is False for key in keys.split())
         and (trains_adapter or not keys.startswith("lora_"))
     ]
+
+
+def key_differences(config: ForeignConfig) -> list[Problem]:
+    """Return how keys that are translated differ between the tools."""
+    found, differs = [], table()["tools"][config.tool].get("differs", {})
+    for key, value in config.given.items():
+        texts = differs.get(key, {})
+        if text := texts.get(config.stage) or texts.get(f"{config.stage} {value}".lower()):
+            found.append(Problem(key, value, text))
+    return found
 
 
 def stage_keys(config: ForeignConfig) -> set[str]:
@@ -173,10 +185,15 @@ def translate_key(key: str, value: object, config: ForeignConfig, found: Transla
     meant = {str(one).lower(): settings for one, settings in line.get("set", {}).items()}
     ours = [one for one in line.get("use", ()) if one in known]
     why = "" if key in known else key
-    settings = meant.get(str(value).lower())
+    text = str(value).lower()
+    settings = meant.get(text)
     if settings is None and (ours or "use" not in line):
         settings = computed(key, value, config)
-    if settings is not None:
+    remedies = table()["tools"][config.tool].get("decide", {}).get(key, {})
+    remedy = remedies.get(text) or remedies.get(f"{config.stage} {text}")
+    if remedy:
+        found.undecided.append(Problem(key, value, remedy, keys=tuple(ours)))
+    elif settings is not None:
         usable = {name: one for name, one in settings.items() if find_hint(config_class, name)[0] is not None}
         set_keys(usable, key, value, why, found)
         if not usable:
