@@ -13,7 +13,7 @@ BOS_ADDED = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>
 """Texts of BOS in vocabularies whose tokenizers begin every text with it; others, such as GPT-2's, have it unused."""
 TASK = "Below is an instruction that describes a task"
 REQUEST = "Write a response that appropriately completes the request."
-ALPACA = (f"{TASK}, paired with an input that provides further context. {REQUEST}", f"{TASK}. {REQUEST}")
+ALPACA_PREAMBLES = (f"{TASK}, paired with an input that provides further context. {REQUEST}", f"{TASK}. {REQUEST}")
 TEMPLATE = """\
 {{#- The prompts of {name}: a form feed separates an instruction from its input. -#}}
 {{%- if bos_token in {bos} -%}}{{{{- bos_token -}}}}{{%- endif -%}}
@@ -125,7 +125,7 @@ def axolotl_format(kind: str | dict) -> tuple[PromptFormat, dict[str, str]] | No
     if base not in RESPONSE_COLUMNS or (style or "instruct") not in STYLES:
         return None
     columns = {"prompt": f"{{instruction}}{MARK}{{input}}", "response": RESPONSE_COLUMNS[base]}
-    return PromptFormat(f"axolotl's type {kind}", *STYLES[style or "instruct"], ALPACA), columns
+    return PromptFormat(f"axolotl's type {kind}", *STYLES[style or "instruct"], ALPACA_PREAMBLES), columns
 
 
 def user_defined(kind: dict) -> tuple[PromptFormat, dict[str, str]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from hfkit.commands.init.acceptance import IMPLIED, refuse_settings
 from hfkit.commands.init.conversions import computed, split_items
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
-from hfkit.commands.init.foreign_data import SOURCES, Sources
+from hfkit.commands.init.foreign_data import SOURCES
+from hfkit.commands.init.foreign_entries import Sources
 from hfkit.commands.init.prompt_formats import MARK, PLAIN_TEXT
 from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.commands.init.write import write_new, yaml_line
@@ -85,7 +86,7 @@ def translate_config(config: ForeignConfig) -> Translation:
     found.settings = {**implied_settings(config, found.settings), **found.settings}
     found.undecided += refuse_settings(config, found.settings)
     found.undecided += unlike_defaults(config, found.settings, "unlike")
-    found.differences += given_differences(config) + unlike_defaults(config, found.settings, "differs")
+    found.differences += key_differences(config) + unlike_defaults(config, found.settings, "unfollowed")
     reported = {problem.key for problem in found.undecided}
     missing = [key for key in REQUIRED_KEYS if key not in found.settings and key not in reported]
     found.undecided += [Problem(key, MISSING, "the config names none: add it") for key in missing]
@@ -143,7 +144,7 @@ def unlike_defaults(config: ForeignConfig, settings: StageSettings, kind: str) -
     """Return the tool's defaults that no setting of hfkit gives, for keys that the config leaves out.
 
     Args:
-        kind: "unlike" for those that the user must decide, "differs" for those that hfkit cannot follow.
+        kind: "unlike" for those that the user must decide, "unfollowed" for those that hfkit cannot follow.
     """
     unlike = table()["tools"][config.tool].get(kind, {})
     trains_adapter = settings.get("use_peft", Setting(False)).value
@@ -155,9 +156,9 @@ def unlike_defaults(config: ForeignConfig, settings: StageSettings, kind: str) -
     ]
 
 
-def given_differences(config: ForeignConfig) -> list[Problem]:
+def key_differences(config: ForeignConfig) -> list[Problem]:
     """Return how keys of the config that are translated differ between the tools."""
-    found, known = [], table()["tools"][config.tool].get("differs_if_given", {})
+    found, known = [], table()["tools"][config.tool].get("differs", {})
     for key, value in config.given.items():
         texts = known.get(key, {})
         if text := texts.get(config.stage) or texts.get(f"{config.stage} {value}".lower()):
