@@ -178,7 +178,7 @@ def test_a_second_merge_into_the_same_folder_is_kept_out(sft_dir, tmp_path):
     [
         (["--dtype", "int3"], 2, "dtype: 'int3' -> expected one of: auto, float32, bfloat16, float16"),
         (["--eval_dataset", "nowhere.jsonl"], 1, "nowhere.jsonl"),
-        (["--base", "/gone/model"], 1, "/gone/model is neither a folder"),
+        (["--base", "/gone/model"], 1, "/gone/model: no such folder"),
     ],
 )
 def test_the_command_tells_its_errors_in_words(sft_dir, tmp_path, capsys, flags, status, reported):
