@@ -1,4 +1,4 @@
-"""Entries of hfkit's keys of datasets, unchanged made of those of another tool."""
+"""Makes entries of the keys `datasets` and `eval_datasets` from those of another tool."""
 
 from dataclasses import dataclass, field
 
