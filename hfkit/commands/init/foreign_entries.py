@@ -1,4 +1,4 @@
-"""Entries of hfkit's keys of datasets, as they are made of those of another tool."""
+"""Entries of hfkit's keys of datasets, made from those of another tool's config."""
 
 from dataclasses import dataclass, field
 
