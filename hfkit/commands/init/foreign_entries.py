@@ -1,4 +1,4 @@
-"""Makes entries of the keys `datasets` and `eval_datasets` from those of another tool."""
+"""Entries of hfkit's keys of datasets, made from those of another tool's config."""
 
 from dataclasses import dataclass, field
 
