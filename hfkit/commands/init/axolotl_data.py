@@ -3,7 +3,7 @@
 import re
 
 from hfkit.commands.init.foreign import ForeignConfig
-from hfkit.commands.init.foreign_entries import ENTRY, Sources, columns_key, source_entry
+from hfkit.commands.init.foreign_entries import ENTRY, RECOGNIZED, Sources, source_entry
 from hfkit.commands.init.prompt_formats import axolotl_format
 from hfkit.config.other_tools import table
 from hfkit.config.registry import STAGES
@@ -70,7 +70,8 @@ def axolotl_entry(item: object, where: str, found: Sources, form: str) -> dict:
         columns |= format_columns(kind, where, found)
     elif form == "comparisons":
         found.templates[-1] = template_of_pairs(kind, where, found)
-    entry |= {"columns": columns} if columns.get("prompt") else columns_key(columns, None)
+    if "prompt" in columns or not all(one == name or (one, name) in RECOGNIZED for one, name in columns.items()):
+        entry["columns"] = columns
     needless = {*ENTRY, *AXOLOTL_COLUMNS, "type", "ds_type", "data_files"}
     needless |= {name for name, values in USUAL.items() if item.get(name) in values}
     rest = {f"{where}.{name}": value for name, value in item.items() if name not in needless}

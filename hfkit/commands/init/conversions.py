@@ -8,6 +8,10 @@ from hfkit.config.registry import STAGES
 ValueConversion = Callable[[object, ForeignConfig], dict | None]
 """A function of a value and of the whole config; it returns settings of hfkit, {} if none is needed, or None if the
 table must answer."""
+MOST_WARMUP = 100
+"""Steps of axolotl's default warm-up at most."""
+SAVING_PLUGINS = ("CutCrossEntropyPlugin", "LigerPlugin")
+"""Plugins of axolotl that compute the same with less memory."""
 
 
 def computed(key: str, value: object, config: ForeignConfig) -> dict | None:
@@ -35,12 +39,6 @@ def split_items(given: dict[str, object]) -> list[tuple[str, object]]:
     items["special_tokens"] = {"pad_token": tokens["pad_token"]}
     others = {name: token for name, token in tokens.items() if name != "pad_token"}
     return [*items.items(), ("special_tokens", others)]
-
-
-MOST_WARMUP = 100
-"""Steps of axolotl's default warm-up at most."""
-SAVING_PLUGINS = ("CutCrossEntropyPlugin", "LigerPlugin")
-"""Plugins of axolotl that compute the same with less memory."""
 
 
 def names_of(key: str) -> ValueConversion:

@@ -27,22 +27,6 @@ class Sources:
     templates: list[str] = field(default_factory=list)
 
 
-def columns_key(columns: dict[str, str], context: str | None) -> dict:
-    """Return the key `columns` of an entry; {} if hfkit recognizes the columns by their names.
-
-    Args:
-        columns: hfkit's columns -> those of the data.
-        context: the column whose text follows that of the prompt.
-    """
-    is_mixed = columns.get("prompt") == "prompt" and columns.get("response") == "output"
-    known = all(ours == theirs or (ours, theirs) in RECOGNIZED for ours, theirs in columns.items())
-    if known and not is_mixed and context in (None, "input"):
-        return {}
-    if context and "prompt" in columns:
-        return {"columns": {**columns, "prompt": f"{{{columns['prompt']}}}\n{{{context}}}"}}
-    return {"columns": columns}
-
-
 def source_entry(item: dict) -> dict:
     """Return the entry of the files or the Hub dataset that an item names."""
     entry = {ours: item[theirs] for theirs, ours in ENTRY.items() if item.get(theirs) is not None}
