@@ -212,15 +212,17 @@ def run(row: Row, folder: Path, asked: argparse.Namespace, remaining: float) -> 
     started = time.monotonic()
     log = folder / f"{row.name.replace(' ', '-')}.log"
     with log.open("w", encoding="utf-8") as stream:
-        process = psutil.Popen(
-            [sys.executable, *row.command], stdout=stream, stderr=stream, env=variables, start_new_session=True
-        )
+        process = None
         try:
+            process = psutil.Popen(
+                [sys.executable, *row.command], stdout=stream, stderr=stream, env=variables, start_new_session=True
+            )
             status = process.wait(remaining)
         except psutil.TimeoutExpired:
             status = None
-        finally:
-            end(process)
+        finally:  # a signal may arrive when the process has started, and before it is known
+            for one in [process] if process else psutil.Process().children():
+                end(one)
     result = {"seconds": round(time.monotonic() - started, 1)}
     is_test = "pytest" in row.command
     if status is None:
@@ -239,7 +241,7 @@ def run(row: Row, folder: Path, asked: argparse.Namespace, remaining: float) -> 
     return {"status": "done", **result}
 
 
-def end(process: psutil.Popen) -> None:
+def end(process: psutil.Process) -> None:
     """Ends a row with all its processes; those that tests have started are in their own sessions."""
     running = []
     with suppress(psutil.NoSuchProcess):
