@@ -192,8 +192,7 @@ def measure(asked: argparse.Namespace, root: Path) -> None:
 
 def timed_run(python: str, kind: str, config: Path, root: Path) -> dict:
     """Runs one config in a new process; returns what was measured."""
-    if kind == "hfkit":  # a run is never overwritten
-        config = renamed_run(config, root)
+    config = renamed_run(kind, config, root)
     result, before = root / "result.json", resource.getrusage(resource.RUSAGE_CHILDREN)
     result.unlink(missing_ok=True)
     command = [python, __file__, "--one", kind, str(config), str(result)]
@@ -207,12 +206,12 @@ def timed_run(python: str, kind: str, config: Path, root: Path) -> dict:
     return measured
 
 
-def renamed_run(config: Path, root: Path) -> Path:
-    """Returns a copy of hfkit's config with an output folder that does not exist."""
-    number = next(one for one in range(10**6) if not (root / f"hfkit-{one}").exists())
+def renamed_run(kind: str, config: Path, root: Path) -> Path:
+    """Returns a copy of a config with an output folder that does not exist: neither tool overwrites a run."""
+    number = next(one for one in range(10**6) if not (root / f"{kind}-{one}").exists())
     lines = [line for line in config.read_text().splitlines() if not line.startswith("output_dir:")]
-    copy = root / "hfkit-run.yaml"
-    copy.write_text("\n".join([*lines, f"output_dir: {root / f'hfkit-{number}'}"]))
+    copy = root / f"{kind}-run.yaml"
+    copy.write_text("\n".join([*lines, f"output_dir: {root / f'{kind}-{number}'}"]))
     return copy
 
 
@@ -250,7 +249,7 @@ def weight_differences(root: Path) -> dict:
     """The largest difference of the trained weights, and the largest change that training made."""
     from safetensors.torch import load_file
 
-    folders = {"start": root / "adapter", "hfkit": root / "hfkit-0", "llamafactory": root / "llamafactory"}
+    folders = {"start": root / "adapter", "hfkit": root / "hfkit-0", "llamafactory": root / "llamafactory-0"}
     files = {name: folder / "adapter_model.safetensors" for name, folder in folders.items()}
     if not all(file.is_file() for file in files.values()):
         return {}
