@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
+from quick import slow
 
 from hfkit import cli
 from hfkit.core.compat import http_library
@@ -90,11 +91,11 @@ for argv in {[argv for argv, _ in MISSING_INPUTS]}:
     ("argv", "announced"),
     [
         (["sft", "--learning_rat", "1"], True),
-        (["sft", "-h"], False),
-        (["evaluate", "."], True),
+        slow(["sft", "-h"], False),
+        slow(["evaluate", "."], True),
         (["evaluate", "./missing"], False),
-        (["chat", "."], True),
-        (["lineage", "."], False),
+        slow(["chat", "."], True),
+        slow(["lineage", "."], False),
     ],
 )
 def test_a_verb_that_loads_pytorch_prints_a_line_first(argv, announced, tmp_path):

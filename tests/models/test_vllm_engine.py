@@ -71,7 +71,7 @@ def engine_on(serve_vllm, free_port, base_dir):
 
 
 GREEDY = [*product(("server", "colocate"), POLICIES)]
-QUICK = [("server", "4-bit"), ("server", "4-bit without an adapter"), ("colocate", "full"), ("colocate", "4-bit")]
+QUICK = [("server", "4-bit"), ("colocate", "full"), ("colocate", "4-bit")]
 
 
 @pytest.mark.parametrize(("where", "kind"), mostly_slow(GREEDY, QUICK))
@@ -91,7 +91,7 @@ def test_greedy_replies_are_those_of_generate_after_each_update(engine_on, base_
     assert len({*map(str, seen)}) == (1 if "without" in kind else 3)
 
 
-@pytest.mark.parametrize("where", ["server", "colocate"])
+@pytest.mark.parametrize("where", mostly_slow(["server", "colocate"], ["server"]))
 def test_replies_are_drawn_by_the_models_probabilities_at_the_temperature_alone(engine_on, base_dir, tokenizer, where):
     policy = policy_on(base_dir, "LoRA")
     engine, temperature = engine_on(where, policy, tokenizer), 1.5

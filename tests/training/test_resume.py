@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 from interruption import assert_same_run, curves, stopped_copy
+from quick import mostly_slow
 
 from hfkit.core.errors import HfkitError
 from hfkit.records.record import read_record
@@ -22,7 +23,7 @@ def whole(run_stage, tmp_path_factory):
 
 
 @pytest.mark.any_device
-@pytest.mark.parametrize("step", [3, 6])
+@pytest.mark.parametrize("step", mostly_slow([3, 6], [3]))
 @pytest.mark.parametrize("stage", STAGES)
 def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, tmp_path, stage, step):
     folder = stopped_copy(whole(stage), tmp_path / "stopped", step)
