@@ -330,7 +330,7 @@ def test_what_cannot_be_talked_with_is_reported(runs, ppo_dir, tmp_path, capsys,
         (["--temperature", "-1"], "temperature: -1.0 -> expected a number of at least 0"),
         (["--length", "0"], "length: 0 -> expected a number of tokens, at least 1"),
         (["--adapter", "{base}"], "is a full model, not an adapter: show it side by side with --against"),
-        (["--adapter", "runs/nowhere"], "runs/nowhere: neither a folder nor a model in the Hub's cache"),
+        (["--adapter", "user/nowhere"], "user/nowhere: neither a folder nor a model in the Hub's cache"),
     ],
 )
 def test_what_makes_no_sense_is_reported(sft_dir, base_dir, capsys, words, reported):

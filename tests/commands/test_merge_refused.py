@@ -27,7 +27,7 @@ def test_a_path_without_an_adapter_is_refused(base_dir, tokenizer_dir, tmp_path)
     for path in (base_dir, tokenizer_dir):
         refused("is not an adapter: it has no adapter_config.json", path, tmp_path / "out")
     refused(
-        "neither a folder nor a model in the Hub's cache, and HF_HUB_OFFLINE is set", "runs/nowhere", tmp_path / "out"
+        "neither a folder nor a model in the Hub's cache, and HF_HUB_OFFLINE is set", "user/nowhere", tmp_path / "out"
     )
     refused("no such folder, and not a Hub id", "/nowhere/at/all", tmp_path / "out")
     assert os.listdir(tmp_path) == []

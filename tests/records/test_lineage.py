@@ -164,7 +164,7 @@ def test_a_folder_without_a_record_is_reported(tmp_path, capsys, record, message
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("runs/nowhere", "has no record"), ("/no/where", "is neither a folder nor a model")]
+    ("path", "message"), [("user/nowhere", "has no record"), ("/no/where", "is neither a folder nor a model")]
 )
 def test_a_path_without_a_record_is_reported(path, message, capsys):
     assert main(["lineage", path]) == 1
