@@ -76,7 +76,7 @@ def missing_folder_error(path: str, is_cached: bool = False) -> str | None:
     parent = os.path.dirname(name)
     if not os.path.isdir(parent) or is_cached or not all(is_unknown(name, one, revision) for one in CONFIGS):
         return None
-    return None if can_reach_hub(waits=(0.0,)) else f"{no_such(f'folder in {parent}', path)}, and {why_unreachable()}"
+    return None if can_reach_hub(waits=(0.0,)) else no_such(f"folder in {parent}, and {why_unreachable()}", path)
 
 
 def require_model(path: str, revision: str = "main") -> None:

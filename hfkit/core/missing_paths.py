@@ -27,13 +27,16 @@ def similar_path(path: Path, is_folder: bool) -> Path | None:
     parent = path.parent if os.path.isdir(path.parent) else None
     if parent is None and path.parent.name not in ("", ".."):
         parent = similar_path(path.parent, is_folder=True)
+    if parent is None:
+        return None
     try:
-        entries = islice(os.scandir(parent), MAX_NAMES) if parent else ()
-        names = [entry.name for entry in entries if entry.is_dir() == is_folder and is_shown(entry.name)]
+        with os.scandir(parent) as entries:
+            first = islice(entries, MAX_NAMES)
+            names = [entry.name for entry in first if entry.is_dir() == is_folder and is_shown(entry.name)]
     except OSError:
         return None
     guess = nearest(path.name, names)
-    return parent / guess if parent and guess else None
+    return parent / guess if guess else None
 
 
 def is_shown(name: str) -> bool:

@@ -84,6 +84,16 @@ def test_text_has_the_tokens_of_trl_with_the_template_that_is_written(base_dir, 
     assert "\nThe sky is[[ blue.<|endoftext|>]]\n" in capsys.readouterr().out
 
 
+def test_two_stages_share_the_template_for_text_unless_it_was_changed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.yaml").write_text("model_name_or_path: m\ndataset_name: d\n")
+    assert [main(["init", "--from", "theirs.yaml", "--goal", goal]) for goal in ("sft", "dpo")] == [0, 0]
+    (tmp_path / "text.jinja").write_text("mine")
+    assert main(["init", "--from", "theirs.yaml", "--goal", "reward"]) == 2
+    assert "text.jinja' -> exists, and no file is overwritten" in capsys.readouterr().err
+    assert (tmp_path / "text.jinja").read_text() == "mine" and not (tmp_path / "reward.yaml").exists()
+
+
 def test_reward_functions_of_trl_itself_are_left_to_decide(translated):
     text = "model_name_or_path: m\ndataset_name: d\nnum_generations: 4\nreward_funcs: "
     found = translated(f"{text}[accuracy_reward, mine.length]", "grpo")

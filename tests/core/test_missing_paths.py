@@ -14,6 +14,7 @@ from hfkit.core.missing_paths import no_such
         ("file", "dta/rows.csv", "data/rows.csv"),
         ("file", "./data/row.csv", "data/rows.csv"),
         ("folder, and not a Hub id", "runs/stf", "runs/sft"),
+        ("folder in runs, and HF_HUB_OFFLINE is set", "runs/stf", "runs/sft"),
         ("file", "data/poems.txt", None),
         ("file", "elsewhere/rows.csv", None),
         ("file", "runs/stf", None),

@@ -56,8 +56,8 @@ def times_per_epoch(strategy: str, steps: str) -> ValueConversion:
 
 
 def is_evaluated(config: ForeignConfig) -> bool:
-    """Return whether a config holds rows out; without them, axolotl ignores when to evaluate."""
-    return bool(config.tool != "axolotl" or config.given.get("val_set_size") or config.given.get("test_datasets"))
+    """Return whether a config of axolotl holds rows out; without them, axolotl ignores when to evaluate."""
+    return bool(config.given.get("val_set_size") or config.given.get("test_datasets"))
 
 
 def evaluation_steps(value: object, config: ForeignConfig) -> dict | None:

@@ -60,13 +60,14 @@ def write_translated(path: str, goal: str | None, output_dir: str | None) -> Non
     folder = Path(output_dir or ".")
     file, template = folder / f"{config.stage}.yaml", folder / template_file_name(config)
     found = translate_config(config)
-    if existing := [one for one in (file, template) if one.exists() and (one == file or found.template)]:
+    is_new = bool(found.template) and not (template.is_file() and template.read_bytes() == found.template.encode())
+    if existing := [one for one, is_written in ((file, True), (template, is_new)) if is_written and one.exists()]:
         remedy = "exists, and no file is overwritten: choose another folder with --output_dir"
         raise ConfigError([Problem("--output_dir", str(existing[0]), remedy)])
     if output_dir or "output_dir" not in found.settings:
         found.settings["output_dir"] = Setting(str(folder / "runs" / config.stage))
     folder.mkdir(parents=True, exist_ok=True)
-    if found.template:
+    if is_new:
         write_new(template, found.template)
     write_new(file, translated_yaml(config, found))
     report_keys(config, found, file)
