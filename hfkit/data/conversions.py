@@ -11,7 +11,7 @@ from itertools import accumulate
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset, Features, LargeList, List, Value
+from datasets import Dataset, Features, Json, LargeList, List, Value
 
 from hfkit.data.function_calls import TURN_COLUMNS, function_calls, with_tool_calls
 
@@ -26,8 +26,6 @@ NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # prefixes of the n
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 # The role of text that becomes one message, because other rows of its column hold messages.
 TEXT_ROLE = "=text"
-# The type of messages of which only some have a field; older versions of `datasets` have no such type.
-JSON = getattr(datasets, "Json", ())
 
 
 def expression_columns(expression: str) -> list[str]:
@@ -193,7 +191,7 @@ def conversion_problem(name: str, features: Features) -> str | None:
         return f"reads the column {missing[0]!r}, but the columns are {[*features]}"
     if name == "sharegpt":
         kind = features["messages"]
-        is_mixed = isinstance(kind, List) and isinstance(kind.feature, JSON)
+        is_mixed = isinstance(kind, List) and isinstance(kind.feature, Json)
         if not is_mixed and not {"from", "value"} <= item_fields(kind).keys():
             return f"reads turns with from and value, but 'messages' holds {kind}: remove sharegpt if they are messages"
     if name == "history" and not is_list_of_texts(features["history"]):

@@ -21,7 +21,6 @@ from hfkit.core.hub_ids import HUB_ID
 from hfkit.core.limits import UnsafeFileError
 from hfkit.core.links import require_own_file
 from hfkit.core.yaml import read_front_matter, read_mapping
-from hfkit.data.conversions import JSON
 from hfkit.data.messages import iter_strings
 
 BUILDERS = (*dict.fromkeys(FILE_TYPES.values()),)
@@ -151,5 +150,5 @@ def undecoded(kind):
         return {name: undecoded(field) for name, field in kind.items()}
     if isinstance(kind, (datasets.List, datasets.LargeList)):
         return replace(kind, feature=undecoded(kind.feature))
-    is_media = getattr(kind, "decode", False) is True and not isinstance(kind, JSON)
+    is_media = getattr(kind, "decode", False) is True and not isinstance(kind, datasets.Json)
     return replace(kind, decode=False) if is_media else kind
