@@ -23,7 +23,7 @@ from hfkit.data.messages import (
     with_json_arguments,
 )
 from hfkit.data.template_limits import UnusableTemplateError, with_remedy
-from hfkit.data.template_source import template_fault, templates_of, variables_in
+from hfkit.data.template_source import change_templates, template_fault, templates_of, variables_in
 
 # Transformers 5.20 and later can tokenize the text of special tokens in messages as plain characters.
 SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
@@ -207,10 +207,7 @@ def pin_date(tokenizer: PreTrainedTokenizerBase, day: str) -> None:
         text = TODAY_CALL.sub(lambda call: repr(date.strftime(call[2])), template)
         return text if text == template else f"{{# {TODAY}: {day} #}}{text}"
 
-    own = tokenizer.chat_template
-    templates = own if isinstance(own, dict) else {"": own or ""}
-    templates = {name: pinned(template) for name, template in templates.items()}
-    tokenizer.chat_template = templates if isinstance(own, dict) else templates[""] or None
+    change_templates(tokenizer, pinned)
 
 
 def writes_today(tokenizer: PreTrainedTokenizerBase) -> bool:

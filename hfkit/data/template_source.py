@@ -1,6 +1,7 @@
 """Parses chat templates within the limits of `template_limits.py`: their variables, and whether they are Jinja."""
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 from jinja2 import TemplateSyntaxError, meta
@@ -22,6 +23,15 @@ def templates_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return a tokenizer's chat templates: a single one, or all named ones."""
     own = tokenizer.chat_template
     return [*own.values()] if isinstance(own, dict) else [own or ""]
+
+
+def change_templates(tokenizer: PreTrainedTokenizerBase, change: Callable[[str], str]) -> None:
+    """Change a tokenizer's chat templates: a single one, or all named ones; no template stays none."""
+    own = tokenizer.chat_template
+    if isinstance(own, dict):
+        tokenizer.chat_template = {name: change(template) for name, template in own.items()}
+    elif own:
+        tokenizer.chat_template = change(own)
 
 
 def variables_in(template: str) -> set[str]:
