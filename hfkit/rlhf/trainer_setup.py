@@ -20,13 +20,12 @@ from transformers import (
 )
 
 from hfkit.models import saving
-from hfkit.models.checkpointing import recompute_activations
 from hfkit.models.generation import Engine, stop_ids
 from hfkit.models.reward_model import RewardModel
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.controllers import Controllers, KLController, RewardNormalizer
 from hfkit.rlhf.experience import ExperienceMaker
-from hfkit.rlhf.forward import Model
+from hfkit.rlhf.forward import Model, recompute_activations
 from hfkit.rlhf.monitor import TrainingMonitor
 from hfkit.rlhf.ptx import PTX
 from hfkit.rlhf.rewards import Scorer

@@ -18,6 +18,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.core.interrupts import defer_signals
 from hfkit.core.kept_logs import KeepsLogs, kept_logs
+from hfkit.core.launch import engine
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import GroupedOrder, MetricsFile, Resume, TrainingProgress
@@ -77,6 +78,17 @@ def trainer_arguments(config, **overrides):
     if arguments.n_gpu > 1:  # nn.DataParallel computes wrong gradients over quantized bases and breaks TRL's losses
         use_one_gpu(arguments)
     return arguments
+
+
+@contextmanager
+def loading_in_shards(config):
+    """Make each process keep only its part of the weights loaded in the block, if ZeRO-3 trains this config.
+
+    Transformers does so as long as training arguments with DeepSpeed's settings exist.
+    """
+    arguments = trainer_arguments(config) if engine(config.extra) == "zero3" else None
+    yield
+    del arguments
 
 
 def best_defaults(config) -> dict:
