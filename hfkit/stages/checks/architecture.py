@@ -86,8 +86,8 @@ def scoring_role(config) -> tuple[str | None, bool]:
     None for a stage that needs none. A value model needs only hidden states and a head.
     """
     spec = spec_of_config(config)
-    if spec is None or spec.makes == "reward model":
-        return spec and "a reward model is a sequence classifier", True
+    if spec.makes == "reward model":
+        return "a reward model is a sequence classifier", True
     if spec.loop != "ppo":
         return None, False
     try:

@@ -46,7 +46,7 @@ def number_problems(config) -> list[Problem]:
         if value is not None and not low <= value <= high:
             remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
             problems.append(Problem(name, value, remedy))
-    alpha = getattr(config, "extra", {}).get("neftune_noise_alpha")
+    alpha = config.extra.get("neftune_noise_alpha")
     if alpha is not None and alpha < 0:
         problems.append(Problem("neftune_noise_alpha", alpha, "must not be negative"))
     numbers = {name: value for name, value in vars(config).items() if isinstance(value, float)}
@@ -56,9 +56,8 @@ def number_problems(config) -> list[Problem]:
     no_rows = evaluates != "no" and not has_held_out(config)
     is_cut, budget = getattr(config, "micro_batches_by_length", True), "max_tokens_per_micro_batch"
     unused = not is_cut and getattr(config, budget) is not None
-    extra = getattr(config, "extra", {})
-    at_start = bool(extra.get("eval_on_start")) and not has_held_out(config)
-    delayed = bool(extra.get("eval_delay")) and evaluates == "no"
+    at_start = bool(config.extra.get("eval_on_start")) and not has_held_out(config)
+    delayed = bool(config.extra.get("eval_delay")) and evaluates == "no"
     rules = [
         (at_start, "eval_on_start", "needs held-out rows: set eval_datasets or test_split_size", *HELD_OUT_KEYS),
         (delayed, "eval_delay", "has no effect without eval_strategy", "eval_strategy"),
@@ -88,7 +87,7 @@ def best_rules(config) -> list[tuple]:
 def metric_problems(config) -> list[Problem]:
     """Return the problem of a `metric_for_best_model` that a stage does not compute."""
     spec, key = spec_of_config(config), "metric_for_best_model"
-    metric, known = getattr(config, "extra", {}).get(key), spec.eval_metrics if spec else ()
+    metric, known = config.extra.get(key), spec.eval_metrics
     if metric is None or not known or metric.removeprefix("eval_") in known:
         return []
     return [Problem(key, metric, f"{spec.name} has no such metric: expected one of {', '.join(known)}")]
