@@ -56,7 +56,7 @@ def set_system_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
     if not prompt:
         return
     given = rendered(tokenizer, [{**INSTRUCTED, "content": prompt}, ASKED]), rendered(tokenizer, [INSTRUCTED, ASKED])
-    first = system_statement(prompt, reads_parts(tokenizer, repr(tokenizer.chat_template)))
+    first = system_statement(prompt, reads_parts(tokenizer))
     change_templates(tokenizer, lambda template: first + template)
     if "".join(prompt.split()) not in "".join(given[0].split()):
         raise SystemPromptError("the chat template omits the text of a system message: set another chat_template")
