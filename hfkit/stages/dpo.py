@@ -96,9 +96,8 @@ def main(config: DPOConfig) -> Path:
         set_callbacks(trainer, run, CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer)))
         facts = train(trainer, run)
         # Save
-        metrics, samples = {"train_loss": facts["train_loss"]}, []
+        metrics, samples = {"train_loss": facts["train_loss"], **held_out_metrics(trainer)}, []
         if test_rows is not None:
-            metrics |= held_out_metrics(trainer)
             found, samples = compare_with_reference(trainer, reference, test_rows, held_out, config)
             metrics |= found
         save = partial(save_with_samples, trainer.model, tokenizer, samples)

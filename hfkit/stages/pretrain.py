@@ -90,10 +90,7 @@ def main(config: PretrainConfig) -> Path:
         set_callbacks(trainer, run, save, Samples(tokenizer, config.sample_prompts, config.sample_length))
         facts = train(trainer, run)
         # Save
-        metrics = {"train_loss": facts["train_loss"]}
-        if test_rows is not None:
-            metrics |= held_out_metrics(trainer)
-        run.publish(save, metrics, **facts)
+        run.publish(save, {"train_loss": facts["train_loss"], **held_out_metrics(trainer)}, **facts)
     return run.folder
 
 

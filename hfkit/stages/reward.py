@@ -97,8 +97,5 @@ def main(config: RewardConfig) -> Path:
         set_callbacks(trainer, run, save, *more)
         facts = train(trainer, run)
         # Save
-        metrics = {"train_loss": facts["train_loss"]}
-        if test_rows is not None:
-            metrics |= held_out_metrics(trainer)
-        run.publish(save, metrics, **facts)
+        run.publish(save, {"train_loss": facts["train_loss"], **held_out_metrics(trainer)}, **facts)
     return run.folder

@@ -244,7 +244,12 @@ def mean_logged_loss(logged: list[tuple[int, float]]) -> float:
 
 
 def held_out_metrics(trainer: Trainer) -> dict[str, float]:
-    """Return the held-out metrics of the published weights, from the evaluation at their step or from a new one."""
+    """Return the held-out metrics of the published weights, from the evaluation at their step or from a new one.
+
+    {} if no rows are held out.
+    """
+    if trainer.eval_dataset is None:
+        return {}
     step = published_step(trainer)
     logs = [log for log in trainer.state.log_history if "eval_loss" in log and log["step"] == step > 0]
     with defer_signals():  # a checkpoint of this step is saved first if there is none
