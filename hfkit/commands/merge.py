@@ -16,7 +16,7 @@ from accelerate.utils import release_memory
 from hfkit.config.fields import DTYPES
 from hfkit.config.registry import MERGE
 from hfkit.core.console import say, take_warnings, warn
-from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
+from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.files import RECORD, hash_of, require_free_folder, write_record
 from hfkit.core.hub_retry import HubUnreachable
 from hfkit.core.staging import staged_folder
@@ -173,10 +173,7 @@ def load_adapter_tokenizer(source: Source):
     """
     has_own = find_file(source.path, "tokenizer_config.json", source.revision) is not None
     path, revision = (source.path, source.revision) if has_own else (source.base, source.base_revision)
-    try:
-        return load_tokenizer(path, revision)
-    except (OSError, ValueError) as error:
-        raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
+    return load_tokenizer(path, revision)
 
 
 def load_rows_to_measure(trained: dict, source: Source, tokenizer, eval_dataset: str | None):
