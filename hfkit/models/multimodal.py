@@ -1,5 +1,7 @@
 """Models that also read images or sound: hfkit trains them on text, and leaves the rest of the model unchanged."""
 
+import inspect
+
 from peft import PeftModel
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -17,22 +19,30 @@ from hfkit.records.source import read_json
 def language_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return the config of the causal language model in a checkpoint; prepare `AutoModelForCausalLM` to load it.
 
-    Transformers has three kinds of multimodal models. It loads the text model alone (Qwen 3.5, Llama 4): its config is
-    the result, so that classifiers do without the rest too. It loads the whole model (Gemma 3). Or it lists the model
-    only among those of images and text (Mistral 3): it is registered as a causal language model too, if its text
-    model is one. Before 5.19, Transformers ignores that.
+    Transformers loads multimodal models in three ways. It loads the text model alone (Qwen 3.5): its config is the
+    result, so that classifiers leave out the rest too. It loads the whole model (Gemma 3). Or it loads the whole model,
+    but only as one of images and text (Mistral 3), which is then registered as a causal language model too. Releases
+    before 5.19 ignore that.
     """
-    text, kind = config.get_text_config(), type(config)
-    if text is config or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return config
+    kind, text = type(config), config.get_text_config()
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        AutoModelForCausalLM.register(kind, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[kind], exist_ok=True)
-    if MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None) is not MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]:
+        model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[kind]
+        if all(one.default is not one.empty for one in inputs_of(model_class)):
+            AutoModelForCausalLM.register(kind, model_class, exist_ok=True)
+    if text is config or kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return config
+    if MODEL_FOR_CAUSAL_LM_MAPPING[kind] is not MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None):
         return config
     text.dtype = text.dtype or config.dtype
     if hasattr(config, "quantization_config"):
         text.quantization_config = config.quantization_config
     return text
+
+
+def inputs_of(model_class: type[PreTrainedModel]) -> list[inspect.Parameter]:
+    """Return the parameters of a class's forward pass; those without a default are required."""
+    named = [*inspect.signature(model_class.forward).parameters.values()][1:]
+    return [one for one in named if one.kind is one.POSITIONAL_OR_KEYWORD]
 
 
 def parts_without_text(model: PreTrainedModel) -> list[str]:

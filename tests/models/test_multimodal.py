@@ -26,10 +26,23 @@ MODELS = {
         {**TEXT, **LINEAR, "layer_types": ["linear_attention", "full_attention"]},
         {"hidden_size": 32, "intermediate_size": 64, "depth": 2, "num_heads": 4, "out_hidden_size": 32},
     ),
+    "internvl": (
+        {"model_type": "qwen3", **TEXT},
+        {"model_type": "internvl_vision", **IMAGES, "image_size": [28, 28], "patch_size": [14, 14]},
+    ),
+    "lfm2_vl": (
+        {"model_type": "lfm2", **TEXT, "layer_types": ["conv", "full_attention"]},
+        {"model_type": "siglip2_vision_model", **IMAGES},
+    ),
+    "smolvlm": ({"model_type": "llama", **TEXT}, {"model_type": "smolvlm_vision", **IMAGES}),
+    "qwen3_vl": (
+        {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1]}},
+        {"hidden_size": 32, "intermediate_size": 64, "depth": 2, "num_heads": 4, "out_hidden_size": 32},
+    ),
     "gemma3": ({**TEXT, "layer_types": ["sliding_attention", "full_attention"]}, IMAGES),
 }
 """Architecture -> the settings of its text model, and those of its vision model."""
-OWN_CLASS = {"mistral3", "gemma3"}
+OWN_CLASS = {*MODELS} - {"qwen3_5"}
 """Those that Transformers loads as a whole for text."""
 STILL = {"learning_rate": 1e-9, "max_steps": 1}
 made = pytest.mark.skipif(not REGISTERS_CLASSIFIERS, reason="Transformers before 5.19 registers no further classes")
