@@ -111,7 +111,7 @@ def test_a_signal_ends_the_row_with_all_its_processes(number, started, tmp_path)
     os.kill(bench.pid, number)
     try:
         assert bench.wait(60) == 128 + number
-        assert psutil.wait_procs(running, timeout=5)[1] == []
+        assert psutil.wait_procs(running, timeout=60)[1] == []
     finally:
         for process in running:
             with suppress(psutil.NoSuchProcess):
