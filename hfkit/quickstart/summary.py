@@ -10,7 +10,7 @@ from hfkit.config.evaluation import ArenaConfig
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
 from hfkit.core.files import write_record
-from hfkit.core.tables import make_console
+from hfkit.core.tables import interval_text, make_console
 from hfkit.data.chat_template import encode_prompt, encode_text
 from hfkit.evaluation.arena import arena
 from hfkit.evaluation.diversity import reply_diversity
@@ -140,7 +140,7 @@ def print_summary(summary: dict, root: Path) -> None:
     rows = {
         "held-out bits per byte": lambda m: f"{m['bits_per_byte']:.3f}",
         "exact answers": lambda m: f"{m['exact_answer']:.2f}",
-        "gold score (95% interval)": lambda m: "{:.3f} ({:.3f} to {:.3f})".format(m["gold"], *m["gold_interval"]),
+        "gold score (95% interval)": lambda m: interval_text(m["gold"], *m["gold_interval"]),
         "reward model's score": lambda m: f"{m['reward']:.2f}",
         "KL to SFT (nats/response)": lambda m: f"{m['kl_to_sft']:.2f}",
         "entropy (nats/token)": lambda m: f"{m['entropy']:.3f}",

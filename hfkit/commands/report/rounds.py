@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hfkit.commands.report.tables import ReportTable
 from hfkit.core.files import read_json_mapping
+from hfkit.core.tables import interval_text
 
 ROUNDS = "rounds.json"
 
@@ -43,6 +44,4 @@ def rows_of(result: dict) -> dict[str, list[str]]:
 
 def text(one: dict, key: str, *ends: str) -> str:
     """Return a number, with its interval, as text; a dash if it was not measured."""
-    if one.get(key) is None:
-        return "-"
-    return f"{one[key]:.3f}" + (" ({:.3f} to {:.3f})".format(*(one[end] for end in ends)) if ends else "")
+    return "-" if one.get(key) is None else interval_text(one[key], *map(one.get, ends))
