@@ -60,6 +60,11 @@ def read_arguments(verb: str, module: str, argv: list[str]):
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
         argv = [SHORT_FLAGS.get(verb, {}).get(word, word) for word in argv]
         return parse(config_class, argv, f"hfkit {verb}", description, evaluation_checks(verb))
+    return parse_namespace(verb, argv, description)
+
+
+def parse_namespace(verb: str, argv: list[str], description: str) -> Namespace:
+    """Parse the command line of a verb that fills no config class, as `read_arguments` returns it."""
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = HintingParser(f"hfkit {verb}", description=description, **layout)
     add_arguments(parser, ARGUMENTS[verb])
