@@ -14,9 +14,9 @@ from hfkit.core.tables import interval_text, make_console
 from hfkit.data.chat_template import encode_prompt, encode_text
 from hfkit.evaluation.arena import arena
 from hfkit.evaluation.diversity import reply_diversity
-from hfkit.evaluation.held_out import text_likelihoods
 from hfkit.evaluation.replies import REPLIES, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
+from hfkit.evaluation.text_likelihoods import text_likelihoods
 from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.metrics.formulas import bits_per_byte, kl_per_reply
 from hfkit.metrics.preference import metrics_of_margins
