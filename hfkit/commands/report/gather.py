@@ -146,19 +146,14 @@ def samples_of(gathered: Gathered) -> list[dict]:
 
     They come from an arena, else from the quickstart, else from before and after the training of a run.
     """
-    for arena in gathered.arenas:
-        if arena.get("samples"):
-            return [{"turns": turns_of(one["prompt"]), "replies": one["replies"]} for one in arena["samples"]]
-    summary = gathered.summary
-    if summary.get("prompts_shown"):
-        models = summary["models"]
-        return [
-            {"turns": turns_of(prompt), "replies": {name: model["samples"][index] for name, model in models.items()}}
-            for index, prompt in enumerate(summary["prompts_shown"])
-        ]
-    for evaluation in gathered.evaluations:
-        if evaluation.get("samples"):
-            return [{"turns": turns_of(one["prompt"]), "replies": one["replies"]} for one in evaluation["samples"]]
+    models = gathered.summary.get("models", {})
+    of_summary = [
+        {"prompt": prompt, "replies": {name: model["samples"][index] for name, model in models.items()}}
+        for index, prompt in enumerate(gathered.summary.get("prompts_shown", []))
+    ]
+    of_arenas, of_evaluations = ([one.get("samples") for one in of] for of in (gathered.arenas, gathered.evaluations))
+    if found := next(filter(None, [*of_arenas, of_summary, *of_evaluations]), None):
+        return [{"turns": turns_of(one["prompt"]), "replies": one["replies"]} for one in found]
     for run in reversed(gathered.runs):
         file, title = run.folder / "samples.jsonl", title_of(run.stage)
         lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
