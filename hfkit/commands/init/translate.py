@@ -4,12 +4,12 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfkit.commands.init.acceptance import IMPLIED, refuse_settings
 from hfkit.commands.init.conversions import computed, split_items
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
 from hfkit.commands.init.foreign_data import SOURCES
 from hfkit.commands.init.foreign_entries import Sources
 from hfkit.commands.init.prompt_formats import MARK, PLAIN_TEXT
+from hfkit.commands.init.setting_checks import IMPLIED, refuse_settings
 from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.commands.init.write import write_new, yaml_line
 from hfkit.config.other_tools import table, translate
