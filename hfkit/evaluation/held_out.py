@@ -195,7 +195,7 @@ def labeled(pairs: Dataset, side: int) -> Dataset:
 def packed_rows(rows: Dataset, tokens_per_byte: float) -> Dataset:
     """Return packed texts as rows of `input_ids`, `labels` and `bytes`; documents of a row attend to each other."""
     if "seq_lengths" in rows.column_names:
-        rows = rows.map(apart, batched=True, remove_columns=rows.column_names)
+        rows = rows.map(unpack_documents, batched=True, remove_columns=rows.column_names)
 
     def complete(row: dict) -> dict:
         return {"labels": [IGNORE, *row["input_ids"][1:]], "bytes": (len(row["input_ids"]) - 1) / tokens_per_byte}
@@ -203,7 +203,7 @@ def packed_rows(rows: Dataset, tokens_per_byte: float) -> Dataset:
     return rows.map(complete)
 
 
-def apart(batch: dict) -> dict:
+def unpack_documents(batch: dict) -> dict:
     """Return the documents of packed rows, one row each."""
     documents = []
     for ids, lengths in zip(batch["input_ids"], batch["seq_lengths"], strict=True):

@@ -33,15 +33,15 @@ def rows_of(result: dict) -> dict[str, list[str]]:
     rounds, measure = result["rounds"], measure_of(result)
     rows = {
         "rankings": [f"{one['counts']['rankings']:,}" if "counts" in one else "-" for one in rounds],
-        "reward accuracy on held-out labels": [text(one, "reward_accuracy") for one in rounds],
+        "reward accuracy on held-out labels": [number_text(one, "reward_accuracy") for one in rounds],
     }
     if measure:
-        rows[f"{measure[3]} (95% interval)"] = [text(one, *measure[:3]) for one in rounds]
-        rows["win rate against the last"] = [text(one, "win_rate") for one in rounds]
-        rows[f"KL to {rounds[0]['name']} (nats/response)"] = [text(one, "kl") for one in rounds]
+        rows[f"{measure[3]} (95% interval)"] = [number_text(one, *measure[:3]) for one in rounds]
+        rows["win rate against the last"] = [number_text(one, "win_rate") for one in rounds]
+        rows[f"KL to {rounds[0]['name']} (nats/response)"] = [number_text(one, "kl") for one in rounds]
     return rows
 
 
-def text(one: dict, key: str, *ends: str) -> str:
+def number_text(one: dict, key: str, *ends: str) -> str:
     """Return a number, with its interval, as text; a dash if it was not measured."""
     return "-" if one.get(key) is None else interval_text(one[key], *map(one.get, ends))
