@@ -182,32 +182,41 @@ def translate_key(key: str, value: object, config: ForeignConfig, found: Transla
     """Translate one key: to settings, to nothing if none is needed, or to a problem for the user to solve."""
     config_class, rule = STAGES[config.stage].config_class, rule_of_key(key)
     known = known_fields(config_class)
-    meant = {str(one).lower(): settings for one, settings in rule.get("set", {}).items()}
     ours = [one for one in rule.get("use", ()) if one in known]
-    why = "" if key in known else key
     text = str(value).lower()
-    settings = meant.get(text)
-    if settings is None and (ours or "use" not in rule):
-        settings = convert_value(key, value, config)
     remedies = table()["tools"][config.tool].get("decide", {}).get(key, {})
-    remedy = remedies.get(text) or remedies.get(f"{config.stage} {text}")
-    if remedy:
+    if remedy := remedies.get(text) or remedies.get(f"{config.stage} {text}"):
         found.undecided.append(Problem(key, value, remedy, keys=tuple(ours)))
-    elif settings is not None:
+        return
+    settings, (hint, why_unknown) = settings_for(key, value, config, ours), find_hint(config_class, key)
+    if settings is None and hint is not None:
+        settings = {key: value}
+    elif settings is None and ours and (rule.get("same") or "say" not in rule):
+        settings = {ours[0]: value}
+    if settings is not None:
         usable = {name: one for name, one in settings.items() if find_hint(config_class, name)[0] is not None}
-        set_keys(usable, key, value, why, found)
+        set_keys(usable, key, value, "" if key in known else key, found)
         if not usable:
             found.needless[key] = f"{value} needs no setting"
-    elif (hint := find_hint(config_class, key))[0] is not None:
-        set_keys({key: value}, key, value, why, found)
-    elif ours and (rule.get("same") or "say" not in rule):
-        set_keys({ours[0]: value}, key, value, why, found)
-    elif rule.get("leave") or (rule and not rule.get("use") and not meant) or hint[1]:
-        found.needless[key] = without_advice(rule.get("say") or hint[1])
+    elif rule.get("leave") or (rule and not rule.get("use") and not rule.get("set")) or why_unknown:
+        found.needless[key] = without_advice(rule.get("say") or why_unknown)
     elif value in (False, "", 0, [], {}):
         found.needless[key] = "it is off, and hfkit has no such key"
     else:
         found.undecided.append(Problem(key, value, translate(key, known)[0] or UNKNOWN, keys=tuple(ours)))
+
+
+def settings_for(key: str, value: object, config: ForeignConfig, ours: list[str]) -> dict | None:
+    """Return the settings for a value, by the table or a conversion; None if they do not have the value.
+
+    Args:
+        ours: keys of the stage with the same meaning.
+    """
+    rule = rule_of_key(key)
+    by_value = {str(one).lower(): settings for one, settings in rule.get("set", {}).items()}
+    if (settings := by_value.get(str(value).lower())) is not None:
+        return settings
+    return convert_value(key, value, config) if ours or "use" not in rule else None
 
 
 def set_keys(settings: dict, key: str, value: object, why: str, found: Translation) -> None:
