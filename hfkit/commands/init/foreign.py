@@ -113,7 +113,7 @@ def find_stage_by_keys(tool: str, given: dict[str, object], goal: str | None) ->
     """Return the stage of a config that does not name it: the goal, or the only one that fits its keys.
 
     Raises:
-        ConfigError: the goal is no stage, or without a goal, several stages fit, or none.
+        ConfigError: the goal is not a stage, or without a goal, several stages fit, or none.
     """
     trained = [name for name, spec in STAGES.items() if spec.loop]
     fitting = [] if goal else stages_with(given, table()["tools"][tool]["stage_flags"])

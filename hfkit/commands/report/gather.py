@@ -10,6 +10,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, read_json_mapping
 from hfkit.core.limits import load_json
 from hfkit.core.masking import without_secrets
+from hfkit.data.messages import readable_turns
 from hfkit.records.lineage import family_records
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
@@ -142,7 +143,7 @@ def read_results(folder: Path, runs: list[ReportedRun], name: str) -> list[dict]
 
 
 def samples_of(gathered: Gathered) -> list[dict]:
-    """Return responses of several models to the same prompts, each as {turns, replies: responses by model}.
+    """Return responses of several models to the same prompts, each as {turns: messages, replies: responses by model}.
 
     They come from an arena, else from the quickstart, else from before and after the training of a run.
     """
@@ -153,7 +154,7 @@ def samples_of(gathered: Gathered) -> list[dict]:
     ]
     of_arenas, of_evaluations = ([one.get("samples") for one in of] for of in (gathered.arenas, gathered.evaluations))
     if found := next(filter(None, [*of_arenas, of_summary, *of_evaluations]), None):
-        return [{"turns": turns_of(one["prompt"]), "replies": one["replies"]} for one in found]
+        return [{"turns": readable_turns(one["prompt"]), "replies": one["replies"]} for one in found]
     for run in reversed(gathered.runs):
         file, title = run.folder / "samples.jsonl", title_of(run.stage)
         lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
@@ -161,26 +162,12 @@ def samples_of(gathered: Gathered) -> list[dict]:
         if rows and all("before" in row for row in rows):
             return [
                 {
-                    "turns": turns_of(row["messages"]) if row.get("messages") else [(RENDERED, row["prompt"])],
+                    "turns": row.get("messages") or [{"role": RENDERED, "content": row["prompt"]}],
                     "replies": {f"before {title}": row["before"], f"after {title}": row["after"]},
                 }
                 for row in rows
             ]
     return []
-
-
-def turns_of(prompt: str | list[dict]) -> list[tuple[str, str]]:
-    """Return the role and the text of each message of a prompt; text alone is a message of the user."""
-    if isinstance(prompt, str):
-        return [("user", prompt)]
-    return [(str(message["role"]), text_of(message.get("content"))) for message in prompt]
-
-
-def text_of(content: object) -> str:
-    """Return the content of a message as text: it may be text, parts with text, or None."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
-    return "" if content is None else str(content)
 
 
 def judge_of(arena: dict) -> str:
