@@ -85,26 +85,14 @@ def gather(folder: Path) -> Gathered:
         raise HfkitError(
             f"{folder} is not a folder: name the folder of a pipeline or of a run, such as runs/quickstart"
         )
-    if (folder / RECORD).is_file():
-        run_dirs = run_and_ancestors(folder)
-    else:
-        run_dirs = [
-            path.parent for pattern in ("*", "round_*/*") for path in sorted(folder.glob(f"{pattern}/{RECORD}"))
-        ]
-    records = ((path, read_record(path)) for path in run_dirs)
+    records = ((path, read_record(path)) for path in run_folders(folder))
     runs = [ReportedRun(path, without_secrets(record), read_metrics(path)) for path, record in records if record]
     if not runs:
         raise HfkitError(f"{folder} holds no run: neither it nor a folder in it has a readable {RECORD}")
     if not any(run.metrics or run.record.get("status") == "done" for run in runs):
         states = ", ".join(f"{run.folder.name}: {run.record.get('status')}" for run in runs)
         raise HfkitError(f"nothing was logged in {folder} yet ({states}): there is nothing to report")
-    order = training_order({run.folder: run.record for run in runs})
-    rounds = {run.folder: round_of(run.folder, folder) for run in runs}
-    runs.sort(key=lambda run: (rounds[run.folder], order.index(run.folder)))
-    stages = [run.stage for run in runs]
-    for run in runs:
-        name = f"round {rounds[run.folder]}" if rounds[run.folder] else run.folder.name
-        run.name = title_of(run.stage) + (f" ({name})" if stages.count(run.stage) > 1 else "")
+    order_and_name(runs, folder)
     return Gathered(
         folder,
         runs,
@@ -115,14 +103,27 @@ def gather(folder: Path) -> Gathered:
     )
 
 
+def order_and_name(runs: list[ReportedRun], root: Path) -> None:
+    """Sort runs by round and in the order of training, and name them by their stage; several of a stage differ."""
+    order = training_order({run.folder: run.record for run in runs})
+    rounds = {run.folder: round_of(run.folder, root) for run in runs}
+    runs.sort(key=lambda run: (rounds[run.folder], order.index(run.folder)))
+    stages = [run.stage for run in runs]
+    for run in runs:
+        name = f"round {rounds[run.folder]}" if rounds[run.folder] else run.folder.name
+        run.name = title_of(run.stage) + (f" ({name})" if stages.count(run.stage) > 1 else "")
+
+
 def round_of(run: Path, root: Path) -> int:
     """Return the number of the round of a run's folder; 0 for one that is in no round."""
     found = re.fullmatch(r"round_(\d+)", run.parent.name)
     return int(found[1]) if found and run.parent.parent == root else 0
 
 
-def run_and_ancestors(folder: Path) -> list[Path]:
-    """Return the folder of a run and those of its ancestors that still exist."""
+def run_folders(folder: Path) -> list[Path]:
+    """Return the folders of a pipeline's runs; for a run, its folder and those of its ancestors that still exist."""
+    if not (folder / RECORD).is_file():
+        return [path.parent for pattern in ("*", "round_*/*") for path in sorted(folder.glob(f"{pattern}/{RECORD}"))]
     family = [*family_records([(str(folder), "main")], local=True)]
     tokenizers = [record.get("config", {}).get("tokenizer_name_or_path") for _, _, record in family]
     family += family_records([(path, "main") for path in tokenizers if path], local=True)
