@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfkit.commands.init.shell import ForeignCommand, find_command
+from hfkit.commands.init.foreign_command import ForeignCommand, find_command
 from hfkit.config.other_tools import table
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import MISSING, ConfigError, Problem
