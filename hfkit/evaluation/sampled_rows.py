@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from hfkit.data.messages import Messages, as_messages
+from hfkit.evaluation.instruction_rows import instruction_rows
 from hfkit.evaluation.prompts import OPTIONS
 
 
@@ -44,17 +44,3 @@ def best_rows(rows: list[dict], texts: list[list[str]], scores: np.ndarray) -> l
             options = {name: row[name] for name in OPTIONS if row.get(name)}
             best.append((row["prompt"], max(written, key=lambda pair: pair[0])[1], options))
     return instruction_rows(best)
-
-
-def instruction_rows(answers: list[tuple[str | Messages, str, dict]]) -> list[dict]:
-    """Return prompts with a response as rows for SFT, all of one form: messages if a prompt is a conversation.
-
-    Args:
-        answers: prompt, response and further columns of each row.
-    """
-    if all(isinstance(prompt, str) for prompt, _, _ in answers):
-        return [{"prompt": prompt, "response": text, **options} for prompt, text, options in answers]
-    return [
-        {"messages": [*as_messages(prompt), {"role": "assistant", "content": text}], **options}
-        for prompt, text, options in answers
-    ]

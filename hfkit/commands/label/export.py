@@ -9,7 +9,7 @@ import numpy as np
 from hfkit.commands.label.labels_file import JUDGEMENT
 from hfkit.commands.label.rows import Row
 from hfkit.core.files import write_json_lines
-from hfkit.evaluation.sampled_rows import instruction_rows
+from hfkit.evaluation.instruction_rows import instruction_rows
 
 RANKINGS_FILE, INSTRUCTIONS_FILE = "rankings.jsonl", "instructions.jsonl"
 
