@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Json, List, Value
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import map_rows
 from hfkit.data.concatenation import common_feature, message_list
-from hfkit.data.conversions import MESSAGES, TEXT_ROLE, item_fields
+from hfkit.data.conversions import MESSAGES, SHAREGPT_FIELDS, TEXT_ROLE, item_fields
 from hfkit.data.json_shapes import ROLE_FIELDS
 from hfkit.data.message_texts import TEXTS, check_texts, is_json_text, iter_column_texts, parse_messages, parse_reply
 from hfkit.data.messages import RenderError, normalize_message, without_nulls
@@ -169,7 +169,7 @@ def conversation_feature(kind, is_parsed: bool):
     fields = item_fields(kind)
     if "from" not in fields:
         return kind
-    names = {"from": "role", "value": "content"}
+    names = SHAREGPT_FIELDS
     return List({names.get(name, name): field for name, field in fields.items() if names.get(name) not in fields})
 
 
