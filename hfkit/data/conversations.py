@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Json, List, Value
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import map_rows
 from hfkit.data.concatenation import common_feature, message_list
-from hfkit.data.conversions import MESSAGES, TEXT_ROLE, item_fields
+from hfkit.data.conversions import MESSAGES, SHAREGPT_FIELDS, TEXT_ROLE, item_fields
 from hfkit.data.json_shapes import ROLE_FIELDS
 from hfkit.data.message_texts import TEXTS, check_texts, is_json_text, iter_column_texts, parse_messages, parse_reply
 from hfkit.data.messages import RenderError, normalize_message, without_nulls
@@ -59,13 +59,7 @@ def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[st
     types = {column: as_list(rows.features[column], column) for column in listed}
     types = {column: conversation_feature(kind, column in parsed) for column, kind in types.items()}
     if has_system:
-        if rows.features[SYSTEM] not in (*TEXTS, Value("null")):
-            raise HfkitError(f"{label}: the column 'system' holds {rows.features[SYSTEM]}, expected text")
-        first = [column for column in ("messages", "prompt") if column in columns and column in ("prompt", *listed)]
-        first = first or [column for column in ("chosen", "rejected") if column in listed]
-        if not first:
-            remedy = "map it: datasets: [{path: ..., columns: {prompt: YOUR_COLUMN}}]"
-            raise HfkitError(f"{label}: the column system needs a prompt, but there is none: {remedy}")
+        first = columns_after_system(rows, columns, listed, label)
         types |= {column: joined_feature([types.get(column, MESSAGES), MESSAGES]) for column in first}
     if is_whole:
         replies = [types[column].feature if column == "replies" else types[column] for column in is_whole]
@@ -73,6 +67,25 @@ def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[st
     features = Features({**{name: kind for name, kind in rows.features.items() if name != SYSTEM}, **types})
     function = partial(normalize_row, parsed=parsed, columns=[*types])
     return map_rows(rows, function, features=features, remove_columns=[SYSTEM] if has_system else []), unusual
+
+
+def columns_after_system(rows: Dataset, columns: list[str], listed: list[str], label: str) -> list[str]:
+    """Return which of the columns begin with the text of the column `system`.
+
+    Args:
+        listed: the columns that hold messages.
+
+    Raises:
+        HfkitError: no column does, or `system` is not text.
+    """
+    if rows.features[SYSTEM] not in (*TEXTS, Value("null")):
+        raise HfkitError(f"{label}: the column 'system' holds {rows.features[SYSTEM]}, expected text")
+    first = [column for column in ("messages", "prompt") if column in columns and column in ("prompt", *listed)]
+    first = first or [column for column in ("chosen", "rejected") if column in listed]
+    if not first:
+        remedy = "map it: datasets: [{path: ..., columns: {prompt: YOUR_COLUMN}}]"
+        raise HfkitError(f"{label}: the column system needs a prompt, but there is none: {remedy}")
+    return first
 
 
 def is_conversation(kind) -> bool:
@@ -156,7 +169,7 @@ def conversation_feature(kind, is_parsed: bool):
     fields = item_fields(kind)
     if "from" not in fields:
         return kind
-    names = {"from": "role", "value": "content"}
+    names = SHAREGPT_FIELDS
     return List({names.get(name, name): field for name, field in fields.items() if names.get(name) not in fields})
 
 

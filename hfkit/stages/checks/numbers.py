@@ -51,22 +51,29 @@ def number_problems(config) -> list[Problem]:
         problems.append(Problem("neftune_noise_alpha", alpha, "must not be negative"))
     numbers = {name: value for name, value in vars(config).items() if isinstance(value, float)}
     problems += [Problem(k, v, "must be below 1e38") for k, v in numbers.items() if abs(v) > LARGEST]
-    steps, evaluates = getattr(config, "max_steps", -1), getattr(config, "eval_strategy", "no")
-    no_steps = evaluates != "steps" and (getattr(config, "eval_steps", None) or 0) > 0
-    no_rows = evaluates != "no" and not has_held_out(config)
     is_cut, budget = getattr(config, "micro_batches_by_length", True), "max_tokens_per_micro_batch"
     unused = not is_cut and getattr(config, budget) is not None
-    at_start = bool(config.extra.get("eval_on_start")) and not has_held_out(config)
-    delayed = bool(config.extra.get("eval_delay")) and evaluates == "no"
+    steps = getattr(config, "max_steps", -1)
     rules = [
-        (at_start, "eval_on_start", "needs held-out rows: set eval_datasets or test_split_size", *HELD_OUT_KEYS),
-        (delayed, "eval_delay", "has no effect without eval_strategy", "eval_strategy"),
         (unused, budget, "has no effect with micro_batches_by_length: false", "micro_batches_by_length"),
         (steps != -1 and steps < 1, "max_steps", "must be above 0, or -1 for num_train_epochs"),
-        (no_steps, "eval_steps", "has no effect without eval_strategy: steps", "eval_strategy"),
-        (no_rows, "eval_strategy", "needs held-out rows: set eval_datasets or test_split_size", *HELD_OUT_KEYS),
     ]
-    return problems + broken_rules(config, rules + best_rules(config)) + metric_problems(config)
+    rules += evaluation_rules(config) + best_rules(config)
+    return problems + broken_rules(config, rules) + metric_problems(config)
+
+
+def evaluation_rules(config) -> list[tuple]:
+    """Return the rules of when to evaluate, as for `broken_rules`."""
+    evaluates, needs_rows = getattr(config, "eval_strategy", "no"), not has_held_out(config)
+    no_steps = evaluates != "steps" and (getattr(config, "eval_steps", None) or 0) > 0
+    at_start, delayed = config.extra.get("eval_on_start"), config.extra.get("eval_delay")
+    remedy = "needs held-out rows: set eval_datasets or test_split_size"
+    return [
+        (needs_rows and at_start, "eval_on_start", remedy, *HELD_OUT_KEYS),
+        (delayed and evaluates == "no", "eval_delay", "has no effect without eval_strategy", "eval_strategy"),
+        (no_steps, "eval_steps", "has no effect without eval_strategy: steps", "eval_strategy"),
+        (needs_rows and evaluates != "no", "eval_strategy", remedy, *HELD_OUT_KEYS),
+    ]
 
 
 def best_rules(config) -> list[tuple]:
@@ -95,4 +102,4 @@ def metric_problems(config) -> list[Problem]:
 
 def has_held_out(config) -> bool:
     """Return whether a config holds rows out."""
-    return bool(config.eval_datasets) or config.test_split_size is not None
+    return bool(getattr(config, "eval_datasets", None)) or getattr(config, "test_split_size", None) is not None
