@@ -102,12 +102,12 @@ def trained(config_of, tmp_path, models, data):
         tokenizer = load_stage_tokenizer(config)
         rows, _, stats = load_splits(config, PROMPTS, config.reward_columns)
         loaded = load_scored_policy(config)
-        stops = stop_ids(loaded.policy.generation_config, tokenizer)
-        assert stops == [tokenizer.eos_token_id]  # as in TRL
+        stop_token_ids = stop_ids(loaded.policy.generation_config, tokenizer)
+        assert stop_token_ids == [tokenizer.eos_token_id]  # as in TRL
         return type("Own", (Recording, OWN[stage]), {})(
             model=loaded.policy,
             ref_model=loaded.reference,
-            scorer=load_scorer(config, tokenizer, None, None, stops),
+            scorer=load_scorer(config, tokenizer, None, None, stop_token_ids),
             args=trainer_arguments(config),
             train_dataset=encode_prompts(rows, tokenizer, stats["train"], config),
             eval_dataset=None,
