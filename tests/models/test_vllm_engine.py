@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import trl
+from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from quick import mostly_slow
 from small_models import PROMPTS
@@ -231,6 +233,28 @@ def test_a_server_that_is_gone_or_hangs_when_weights_are_sent_is_an_error(engine
     engine.sync()
     with pytest.raises(EngineError, match="did not load the weights: it exceeded the timeout of 2 seconds"):
         engine.sync()
+
+
+@pytest.mark.slow
+def test_a_server_that_keeps_the_cache_of_old_weights_is_an_error(engine_on, base_dir, tokenizer):
+    """TRL's client ignores the answer, and responses would continue prompts as the old weights read them."""
+    engine = engine_on("server", policy_on(base_dir, "LoRA"), tokenizer, how="busy", after=2)
+    engine.sync()
+    with pytest.raises(EngineError, match=r"did not load the weights: .*old weights in its prefix cache"):
+        engine.sync()
+
+
+@pytest.mark.skipif(Version(trl.__version__) < Version("1.13"), reason="older clients cannot send weights to it")
+def test_a_server_of_a_newer_vllm_gets_each_update(monkeypatch, serve_vllm, free_port, base_dir, tokenizer):
+    """vLLM 0.28 changed what announces the weights, and which functions send them."""
+    monkeypatch.setenv("VLLM_DOUBLE_RELEASE", "0.33.0")
+    policy = policy_on(base_dir, "LoRA")
+    engine = VLLMEngine(policy, tokenizer, Server(serve_vllm(base_dir).url, 60.0, free_port()))
+    for step in range(2):
+        update(policy, step)
+        engine.sync()
+        expected = generate_replies(policy, tokenizer, PROMPTS, 12, stop_token_ids=STOPS)
+        assert engine.sample(PROMPTS, 12, 0.0, 2, STOPS) == expected
 
 
 def test_a_restarted_server_gets_the_weights_again(serve_vllm, free_port, base_dir, tokenizer):
