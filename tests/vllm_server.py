@@ -23,7 +23,7 @@ class RunningServer:
     """A running server, and its URL.
 
     Settings:
-        how: how it fails: dies, slow, error, redirect, garbage, huge, tokens, prompt or hangs.
+        how: how it fails: dies, slow, error, redirect, garbage, huge, tokens, prompt, hangs or busy.
         after: the number of weight updates after which it fails.
         name, version, context, dtype: properties of the model and of vLLM in its answers; the default dtype is the
             model's.
@@ -71,13 +71,13 @@ class Service:
     def __init__(self, model: str, folder: Path):
         import torch
         import vllm
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
+        from vllm.distributed.weight_transfer import nccl_common
         from vllm.sampling import Sampler
         from vllm.sampling_params import SamplingParams
 
         torch.set_num_threads(1)
         self.model, self.folder, self.version = model, folder, vllm.__version__
-        self.transfer, self.params = NCCLWeightTransferEngine, SamplingParams
+        self.transfer, self.params = nccl_common, SamplingParams
         self.sampler = Sampler(model, getattr(torch, self.settings["dtype"]))
         self.communicator, self.is_updating, self.updates = None, False, 0
         self.answers = {
@@ -90,7 +90,7 @@ class Service:
             "/start_weight_update": self.start,
             "/update_weights": self.update,
             "/finish_weight_update": self.finish,
-            "/reset_prefix_cache": lambda body: self.sampler.prefixes.clear(),
+            "/reset_prefix_cache": self.reset,
             "/v1/completions": self.complete,
         }
 
@@ -112,7 +112,13 @@ class Service:
         return {"vllm_config": {"weight_transfer_config": transfer, "model_config": {"dtype": dtype}}}
 
     def join(self, body: dict) -> None:
+        self.require_packed(body["init_info"], "0.28" <= self.version)
         self.communicator = self.transfer.server_init(body["init_info"])
+
+    def require_packed(self, info: dict, is_here: bool) -> None:
+        """Raise an error if packed weights are not announced where this version of vLLM expects it."""
+        if info.get("packed", False) is not is_here:
+            raise RuntimeError(f"packed: {info.get('packed')} in {[*info]}")
 
     def start(self, body: dict) -> None:
         if self.is_updating:
@@ -122,6 +128,7 @@ class Service:
     def update(self, body: dict) -> None:
         if not self.is_updating or self.communicator is None:
             raise RuntimeError("no weight update was started")
+        self.require_packed(body["update_info"], self.version < "0.28")
         if self.is_broken("hangs"):
             time.sleep(1000)
         self.sampler.load_weights(self.transfer.receive(self.communicator, body["update_info"]))
@@ -129,6 +136,12 @@ class Service:
 
     def finish(self, body: dict) -> None:
         self.is_updating = False
+
+    def reset(self, body: dict) -> dict:
+        if self.is_broken("busy"):
+            return {"success": False}
+        self.sampler.prefixes.clear()
+        return {"success": True}
 
     def complete(self, body: dict) -> dict:
         if self.is_broken("dies"):

@@ -54,7 +54,9 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     if verb in STAGES:
         if not {"-h", "--help"} & {*argv}:
             announce_libraries(verb)
-        return parse(STAGES[verb].config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.stages.checks"))
+        return parse(
+            STAGES[verb].config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.stages.checks.stage")
+        )
     if verb in EVALUATIONS:
         config_class, key = EVALUATIONS[verb]
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv

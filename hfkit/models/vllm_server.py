@@ -36,6 +36,8 @@ ANSWER_BYTES = 16 << 20
 """Maximum bytes of an HTTP response; one with a sampled response has its text, and a few bytes per token."""
 ASK_SECONDS = 30.0
 """Seconds that a server may take to describe itself."""
+RESET_SECONDS = 5.0
+"""Seconds that a server may take to end other requests, before its prefix cache is reset."""
 SHOWN_LENGTH = 300
 """Maximum characters of an HTTP response that a message quotes."""
 
@@ -161,7 +163,7 @@ class Server:
             if client.communicator is None:
                 client.init_communicator(device=gpu)
             client.update_named_params(metadata, ((one.name, one.value()) for one in weights))
-            client.reset_prefix_cache()
+            reset_prefix_cache(client)
 
         with self.explained("load the weights"):
             if torch.cuda.is_available():
@@ -225,6 +227,26 @@ def client_of(server: Server) -> "VLLMClient":
     client = VLLMClient(base_url=server.url, group_port=server.group_port)
     bound_answers(client.session, server.timeout)
     return client
+
+
+def reset_prefix_cache(client: "VLLMClient") -> None:
+    """Make a server forget the keys and values of older weights; TRL's client ignores whether it did.
+
+    It cannot while it computes a response, also that of a request which has just ended.
+
+    Raises:
+        requests.RequestException: the server cannot be reached, or returns an error.
+        ValueError: it did not within `RESET_SECONDS`.
+    """
+    latest = time.monotonic() + RESET_SECONDS
+    while True:
+        answer = client.session.post(f"{client.base_url}/reset_prefix_cache")
+        answer.raise_for_status()
+        if answer.json()["success"]:
+            return
+        if time.monotonic() > latest:
+            raise ValueError("it still computes other responses, with the old weights in its prefix cache")
+        time.sleep(0.1)
 
 
 def is_loopback(url: str) -> bool:

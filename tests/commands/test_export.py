@@ -221,7 +221,13 @@ def test_vllm_takes_base_and_revision_from_the_hub(hub, base_dir, run_stage, tmp
 
 @pytest.mark.parametrize(
     ("change", "reported"),
-    [({"use_dora": True}, "use_dora: True"), ({"r": 1024}, "r: 1024"), ({"bias": "all"}, "bias: all")],
+    [
+        ({"use_dora": True}, "use_dora: True"),
+        ({"r": 1024}, "r: 1024"),
+        ({"bias": "all"}, "bias: all"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: pissa"),
+        ({"lora_bias": True}, "lora_bias: True"),
+    ],
 )
 def test_an_adapter_that_vllm_does_not_serve_is_refused(sft_dir, copy, tmp_path, change, reported):
     folder = copy(sft_dir)

@@ -107,6 +107,12 @@ def test_differences_of_trl_are_named(translated):
     assert not translated("model_name_or_path: m\ndataset_name: d\nassistant_only_loss: true").differences
     grpo = translated("model_name_or_path: m\ndataset_name: d\nuse_peft: true", "grpo")
     assert [one.key for one in grpo.differences] == ["lora_dropout"]
+    sampled = translated(
+        "model_name_or_path: m\ndataset_name: d\ntop_p: 0.9\ntop_k: 0\nshuffle_dataset: false\nsync_ref_model: true",
+        "rloo",
+    )
+    assert [one.key for one in sampled.differences] == ["top_p", "shuffle_dataset", "sync_ref_model"]
+    assert [*sampled.needless] == ["top_k"]  # the default, with which hfkit samples
     in_4bit = "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nload_in_4bit: true"
     assert values(translated(in_4bit, "sft"))["use_bnb_nested_quant"] is False
     assert "use_bnb_nested_quant" not in values(translated("model_name_or_path: m\ndataset_name: d", "sft"))

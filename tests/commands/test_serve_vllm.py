@@ -1,6 +1,7 @@
 """`hfkit serve` with vLLM, in whose place a small program answers."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hfkit.commands.serve.backends import Generation
 from hfkit.commands.serve.requests import Request
 from hfkit.commands.serve.vllm import VLLMBackend, chosen_backend, find_vllm
 from hfkit.core.errors import HfkitError
+from hfkit.records.record import read_record
 
 VLLM = """#!{python} -S
 import http.server, json, socketserver, subprocess, sys
@@ -84,3 +86,22 @@ def test_vllm_serves_one_base(vllm_program, toolbox_dir, endless_dir):
     with pytest.raises(HfkitError, match="vLLM serves one base"):
         chosen_backend("vllm", paths)
     assert chosen_backend(None, paths) == "transformers"  # without a GPU
+
+
+@pytest.mark.parametrize(("release", "backend"), [("0.27.1", "vllm"), ("0.33.0", None)])
+def test_a_base_in_4_bits_is_served_by_a_vllm_with_bitsandbytes(
+    vllm_program, sft_dir, tmp_path, monkeypatch, release, backend
+):
+    packages, folder = tmp_path / "packages" / f"vllm-{release}.dist-info", tmp_path / "qlora"
+    packages.mkdir(parents=True)
+    (packages / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {release}\n")
+    monkeypatch.syspath_prepend(str(packages.parent))
+    shutil.copytree(sft_dir, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    record = read_record(folder)
+    record["config"] |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}
+    (folder / "hfkit.json").write_text(json.dumps(record))
+    if backend:
+        assert chosen_backend("vllm", {"model": str(folder)}) == backend
+        return
+    with pytest.raises(HfkitError, match=rf"vLLM {release} cannot serve a base in 4 bits .* --backend transformers"):
+        chosen_backend("vllm", {"model": str(folder)})

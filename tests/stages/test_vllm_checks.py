@@ -4,6 +4,8 @@ import re
 
 import forks
 import pytest
+import trl
+from packaging.version import Version
 
 from hfkit.core.errors import ConfigError
 from hfkit.stages.read_configs import read_configs
@@ -40,6 +42,33 @@ def test_a_machine_without_a_gpu(config_of, vllm_double, monkeypatch, tmp_path):
     for mode in ("server", "colocate"):
         found = problems_of_config(config_of, tmp_path, rollout_engine="vllm", vllm_mode=mode)
         assert [*found] == ["rollout_engine"] and "needs a GPU" in found["rollout_engine"]
+
+
+def test_a_vllm_that_is_too_old(config_of, vllm_double, monkeypatch, tmp_path):
+    monkeypatch.setenv("VLLM_DOUBLE_RELEASE", "0.25.1")
+    found = problems_of_config(config_of, tmp_path, rollout_engine="vllm")
+    assert [*found] == ["rollout_engine"] and "vLLM 0.25.1 is installed, and 0.26 or newer is" in found[
+        "rollout_engine"
+    ]
+
+
+def test_which_vllm_the_installed_trl_sends_weights_to(config_of, vllm_double, free_port, monkeypatch, tmp_path):
+    monkeypatch.setenv("VLLM_DOUBLE_RELEASE", "0.33.0")
+    url = f"http://127.0.0.1:{free_port()}"
+    found = problems_of_config(config_of, tmp_path, **SERVER, vllm_server_base_url=url)
+    if Version(trl.__version__) < Version("1.13"):
+        assert [*found] == ["rollout_engine"]
+        assert f"TRL {trl.__version__} cannot send weights to vLLM 0.33.0" in found["rollout_engine"]
+        assert "needs TRL 1.13 or newer" in found["rollout_engine"]
+    else:
+        assert [*found] == [URL] and "no server listens" in found[URL]
+    assert config_of("ppo", tmp_path, rollout_engine="vllm").vllm_mode == "colocate"
+
+
+@pytest.mark.parametrize("release", ["dev", "0.1.dev20+gabc"])
+def test_a_build_of_vllm_from_source_is_accepted(config_of, vllm_double, monkeypatch, tmp_path, release):
+    monkeypatch.setenv("VLLM_DOUBLE_RELEASE", release)
+    assert config_of("ppo", tmp_path, rollout_engine="vllm").rollout_engine == "vllm"
 
 
 def test_keys_without_effect(config_of, vllm_double, tmp_path):
@@ -134,5 +163,5 @@ def test_a_plan_needs_no_server(tmp_path, base_dir, data):
 
 def test_another_engine_does_not_import_vllm():
     code = "import sys, hfkit.stages.ppo, hfkit.stages.checks.vllm; print('trl.generation' in sys.modules)"
-    ran = forks.run(code)
+    ran = forks.run(code, level=forks.FEW)  # the servers above it have imported TRL
     assert ran.stdout.strip() == "False", ran.stderr

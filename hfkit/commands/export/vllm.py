@@ -12,6 +12,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import LOADED_FILES, matches
 from hfkit.hub.model_files import list_files
+from hfkit.models.adapter_support import base_change
 from hfkit.models.model_config import context_tokens, read_config
 from hfkit.records.source import Source
 
@@ -20,9 +21,9 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes for `--max-lora-rank`."""
 NOT_SERVED = (
     *("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters"),
-    *("rank_pattern", "alpha_pattern", "layer_replication"),
+    *("rank_pattern", "alpha_pattern", "lora_bias", "alora_invocation_tokens", "use_bdlora", "use_qalora"),
 )
-"""Settings of an adapter that vLLM rejects or ignores."""
+"""Settings of an adapter that vLLM rejects or ignores, at least in one of the versions 0.26 to 0.33."""
 VLLM_README = """## Serve with vLLM
 
 In this folder:
@@ -66,10 +67,10 @@ def require_served(source: Source) -> None:
     """Raise HfkitError if vLLM cannot serve an adapter with its base."""
     adapter = source.adapter or {}
     given = [name for name in NOT_SERVED if adapter.get(name)]
-    given += ["bias"] if adapter.get("bias") not in (None, "none") else []
     given += ["r"] if adapter.get("r", 0) > LORA_RANKS[-1] else []
-    if given:
-        settings = ", ".join(f"{name}: {adapter[name]}" for name in given)
+    change = base_change(adapter)
+    if given or change:
+        settings = ", ".join([*(f"{name}: {adapter[name]}" for name in given), *([change] if change else [])])
         raise HfkitError(f"vLLM cannot serve an adapter with {settings}: remove --adapter to merge {source.path}")
 
 

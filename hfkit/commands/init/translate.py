@@ -14,7 +14,7 @@ from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.commands.init.write import write_new, yaml_line
 from hfkit.config.other_tools import table, translate
 from hfkit.config.registry import STAGES
-from hfkit.config.validation import find_hint, known_fields
+from hfkit.config.validation import default_of, find_hint, known_fields
 from hfkit.core.console import say
 from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS
@@ -88,6 +88,9 @@ def translate_config(config: ForeignConfig) -> Translation:
     found.undecided += refuse_settings(config, found.settings)
     found.undecided += unlike_defaults(config, found.settings, "unlike")
     found.differences += key_differences(config) + unlike_defaults(config, found.settings, "unfollowed")
+    found.needless = {
+        key: why for key, why in found.needless.items() if key not in {one.key for one in found.differences}
+    }
     reported = {problem.key for problem in found.undecided}
     missing = [key for key in REQUIRED_KEYS if key not in found.settings and key not in reported]
     found.undecided += [Problem(key, MISSING, "the config names none: add it") for key in missing]
@@ -162,9 +165,16 @@ def key_differences(config: ForeignConfig) -> list[Problem]:
     found, known = [], table()["tools"][config.tool].get("differs", {})
     for key, value in config.given.items():
         texts = known.get(key, {})
-        if text := texts.get(config.stage) or texts.get(f"{config.stage} {value}".lower()):
+        text = texts.get(f"{config.stage} {value}".lower())
+        if text := text or (None if is_default(config, key, value) else texts.get(config.stage)):
             found.append(Problem(key, value, text))
     return found
+
+
+def is_default(config: ForeignConfig, key: str, value: object) -> bool:
+    """Return whether a value is the default of TRL's trainer; other tools have other keys."""
+    fields = getattr(STAGES[config.stage].config_class.trainer_config_class(), "__dataclass_fields__", {})
+    return config.tool == "TRL" and key in fields and value == default_of(fields[key])
 
 
 def stage_keys(config: ForeignConfig) -> set[str]:

@@ -11,10 +11,9 @@ from pathlib import Path
 import hfkit.commands.label.checks as label_checks
 import hfkit.evaluation.checks as evaluation_checks
 from hfkit.config.evaluation import ArenaConfig, SampleConfig
-from hfkit.config.labeling import LabelConfig
+from hfkit.config.labeling import LabelConfig, RoundsConfig
 from hfkit.config.parsing import Layer, build, command_line, group_flags, load_config, read_flags
 from hfkit.config.registry import STAGES, StageSpec
-from hfkit.config.rounds import RoundsConfig
 from hfkit.config.validation import top_level_key
 from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.files import write_json_lines

@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 import torch
+from packaging.version import InvalidVersion, Version
 from transformers import GenerationConfig
 
 from hfkit.commands.chat.models import LoadedModels
@@ -38,6 +40,8 @@ from hfkit.records.source import Source
 SECONDS_TO_START, SECONDS_TO_END = 1800, 3
 SECONDS_TO_ANSWER = 600.0
 BASE = "base"
+WITHOUT_BITSANDBYTES = Version("0.28")
+"""The first version of vLLM that cannot load 4-bit bases of bitsandbytes."""
 PRIVATE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1"}
 
 
@@ -89,6 +93,20 @@ def require_one_base(paths: dict[str, str]) -> None:
         raise HfkitError("vLLM serves one base, but the models were trained over different quantizations of it")
     if settings[0] and not settings[0].get("load_in_4bit"):
         raise HfkitError("vLLM cannot serve a base in 8 bits: use --backend transformers")
+    if settings[0] and (release := release_without_bitsandbytes()):
+        raise HfkitError(
+            f"vLLM {release} cannot serve a base in 4 bits of bitsandbytes, which vLLM has not supported since "
+            f"{WITHOUT_BITSANDBYTES}: use --backend transformers, or vLLM 0.27"
+        )
+
+
+def release_without_bitsandbytes() -> str | None:
+    """Return the version of the installed vLLM if it has no bitsandbytes; None if it has, or if it is not known."""
+    try:
+        release = version("vllm")
+        return release if Version(release) >= WITHOUT_BITSANDBYTES else None
+    except (PackageNotFoundError, InvalidVersion):  # the program `vllm` may be in another environment
+        return None
 
 
 def base_source(sources: list[Source]) -> Source:

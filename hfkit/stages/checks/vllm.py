@@ -6,6 +6,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
+import trl
+from packaging.version import InvalidVersion, Version
 from transformers import PreTrainedConfig
 
 from hfkit.config.online import OnlineConfig
@@ -24,6 +26,8 @@ MODES = {URL: "server", "vllm_server_timeout": "server", "vllm_group_port": "ser
 MODES |= {"vllm_gpu_memory_utilization": "colocate"}
 """The keys of one mode."""
 SOURCE_KEYS = ("model_name_or_path", "model_revision")
+OLDEST = Version("0.26")
+"""Of vLLM. Older servers do not report whether they have reset their prefix cache."""
 
 
 def vllm_problems(config: OnlineConfig, model_config: PreTrainedConfig | None) -> list[Problem]:
@@ -36,7 +40,7 @@ def vllm_problems(config: OnlineConfig, model_config: PreTrainedConfig | None) -
     if config.rollout_engine != "vllm":
         return problems
     problems += broken_rules(config, model_rules(config) + number_rules(config))
-    if fault := environment_fault():
+    if fault := environment_fault(config.vllm_mode):
         problems.append(Problem(ENGINE, "vllm", fault, Kind.NOT_HERE, (MODE,)))
     elif config.vllm_mode == "server" and model_config is not None and not any(one.key == URL for one in problems):
         problems += server_problems(config)
@@ -99,16 +103,45 @@ def number_rules(config: OnlineConfig) -> list[tuple]:
     ]
 
 
-def environment_fault() -> str | None:
-    """Return why vLLM cannot run here, or None."""
+def environment_fault(mode: str) -> str | None:
+    """Return why vLLM cannot run here, or None.
+
+    Args:
+        mode: server or colocate.
+    """
     if find_spec("vllm") is None:
         return "vLLM is not installed: pip install 'hfkit[vllm]', or set rollout_engine: generate"
     try:
+        release = str(import_module("vllm").__version__)
         has_gpu = import_module("vllm.platforms").current_platform.is_cuda_alike()
     except Exception as error:  # built for another torch, or for another CUDA
         return f"vLLM cannot be imported: {reason(error)}: reinstall it for this torch"
+    if is_too_old(release):
+        return f"vLLM {release} is installed, and {OLDEST} or newer is needed: pip install -U 'hfkit[vllm]'"
     if not has_gpu:
         return "vLLM needs a GPU, and none is available: set rollout_engine: generate"
+    return client_fault(release) if mode == "server" else None
+
+
+def is_too_old(release: str) -> bool:
+    """Return whether a version of vLLM is older than `OLDEST`; builds from source are accepted."""
+    try:
+        version = Version(release)
+    except InvalidVersion:
+        return False
+    return not version.is_devrelease and version < OLDEST
+
+
+def client_fault(release: str) -> str | None:
+    """Return why TRL's client cannot send weights to a server of this version of vLLM, or None.
+
+    vLLM 0.28 replaced the functions that send weights; TRL calls the new ones since 1.13.
+    """
+    try:
+        import_module("trl.generation.vllm_client")
+    except ImportError as error:
+        remedy = "vLLM 0.28 or newer needs TRL 1.13 or newer: pip install -U trl, or set vllm_mode: colocate"
+        return f"TRL {trl.__version__} cannot send weights to vLLM {release} ({reason(error)}): {remedy}"
     return None
 
 

@@ -29,7 +29,8 @@ def rollout_bytes(stage, roles: list[Role], sampled: Pass, device: Device, launc
 def vllm_bytes(config, policy: Role, device: Device) -> int:
     """Return the bytes of rollouts with vLLM: the largest matrix, merged, and vLLM's share of the GPU or its buffers.
 
-    vLLM 0.27 packs the weights for a server into two buffers of 1 GiB; the weights being packed take as much again.
+    vLLM 0.33, like 0.27, packs the weights for a server into two buffers of 1 GiB; the weights being packed take as
+    much again.
     """
     merged = 2 * FP32 * max(weight.count for weight in policy.weights)
     if config.vllm_mode == "colocate":

@@ -2,7 +2,8 @@
 
 It has vLLM's rules, not its speed: settings that a request leaves out come from the model's generation config, a prefix
 cache survives new weights, sleep discards weights, `LLM` sets torch's seed, and of the allocator's settings it reads
-`PYTORCH_CUDA_ALLOC_CONF` alone, to turn expandable segments off in its memory pool.
+`PYTORCH_CUDA_ALLOC_CONF` alone, to turn expandable segments off in its memory pool. The variable VLLM_DOUBLE_RELEASE
+sets its version: 0.28 moved the functions that send weights.
 """
 
 import os
@@ -13,7 +14,7 @@ from vllm.sampling import Sampler
 from vllm.sampling_params import SamplingParams
 
 __all__ = ["LLM", "RequestOutput", "SamplingParams"]
-__version__ = "0.27.1"
+__version__ = os.environ.get("VLLM_DOUBLE_RELEASE", "0.27.1")
 
 
 class RequestOutput:

@@ -1,76 +1,31 @@
-"""The transfer of weights from a trainer to a server: NCCL's broadcasts, as bytes over a socket of 127.0.0.1."""
+"""How a trainer sends weights before vLLM 0.28, which has none of these functions and arguments."""
 
-import math
-import socket
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
-
-
-@dataclass
-class Communicator:
-    """A group of a trainer and one server; `group` has what TRL's client lets go of."""
-
-    connection: socket.socket
-    group: object = field(default_factory=lambda: type("Group", (), {})())
-
-
-@dataclass
-class NCCLTrainerSendWeightsArgs:
-    """The arguments of `trainer_send_weights`."""
-
-    group: Communicator
-    packed: bool = False
+import vllm
+from vllm.distributed.weight_transfer import nccl_common
 
 
 class NCCLWeightTransferEngine:
-    """Both sides of the transfer."""
-
-    @staticmethod
-    def trainer_init(init_info: dict) -> Communicator:
-        """Wait for the server, as rank 0."""
-        assert init_info["world_size"] == 2
-        with socket.create_server((init_info["master_address"], init_info["master_port"])) as listening:
-            return Communicator(listening.accept()[0])
-
-    @staticmethod
-    def server_init(init_info: dict) -> Communicator:
-        """Meet the trainer, which may not listen yet."""
-        where = (init_info["master_address"], init_info["master_port"])
-        for _ in range(100):
-            try:
-                return Communicator(socket.create_connection(where))
-            except ConnectionRefusedError:
-                time.sleep(0.05)
-        raise ConnectionRefusedError(where)
-
-    @staticmethod
-    def trainer_send_weights(iterator, trainer_args: NCCLTrainerSendWeightsArgs) -> None:
-        """Send tensors. As with NCCL, nobody notices that the server is gone."""
-        for _, tensor in iterator:
-            content = tensor.contiguous().clone().view(-1).view(torch.uint8).numpy().tobytes()  # numpy locks a storage
-            try:
-                trainer_args.group.connection.sendall(content)
-            except OSError:
-                time.sleep(1000)
-
-    @staticmethod
-    def receive(communicator: Communicator, update_info: dict):
-        """Yield the name and the tensor of each weight that was announced."""
-        keys = ("names", "dtype_names", "shapes")
-        for name, dtype_name, shape in zip(*(update_info[key] for key in keys), strict=True):
-            dtype = getattr(torch, dtype_name)
-            content = receive_bytes(communicator.connection, math.prod(shape) * dtype.itemsize)
-            yield name, torch.frombuffer(content, dtype=torch.uint8).view(dtype).view(shape)
+    """The server's side."""
 
 
-def receive_bytes(connection: socket.socket, count: int) -> bytearray:
-    """Read so many bytes."""
-    content = bytearray()
-    while len(content) < count:
-        part = connection.recv(count - len(content))
-        if not part:
-            raise ConnectionError("the trainer is gone")
-        content += part
-    return content
+if vllm.__version__ < "0.28":
+
+    @dataclass
+    class NCCLTrainerSendWeightsArgs:
+        """The arguments of `trainer_send_weights`."""
+
+        group: nccl_common.Communicator
+        packed: bool = False
+
+    class NCCLWeightTransferEngine:
+        """Also the trainer's side."""
+
+        trainer_init = staticmethod(nccl_common.trainer_init)
+
+        @staticmethod
+        def trainer_send_weights(iterator, trainer_args: NCCLTrainerSendWeightsArgs) -> None:
+            """Send tensors."""
+            assert trainer_args.packed
+            nccl_common.send((tensor for _, tensor in iterator), trainer_args.group)
