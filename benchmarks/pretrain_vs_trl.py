@@ -12,9 +12,9 @@ from hfkit.data.forms import TEXT
 from hfkit.data.packing import pack_documents
 from hfkit.data.splits import load_splits
 from hfkit.models.loading import load_trainable
+from hfkit.models.packed_attention import separating_collator
 from hfkit.stages.pretrain import PretrainTrainer, collate_packed
 from hfkit.training.arguments import max_tokens, trainer_arguments
-from hfkit.training.separating_collator import separating_collator
 
 
 def config(asked, settings: dict) -> hfkit.PretrainConfig:

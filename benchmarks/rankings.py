@@ -17,7 +17,7 @@ from itertools import combinations, product
 from pathlib import Path
 
 from hfkit.core.console import quiet_libraries
-from hfkit.stages.checks import problems_of
+from hfkit.stages.checks.stage import problems_of
 
 quiet_libraries()
 

@@ -13,10 +13,9 @@ from hfkit.data.forms import INSTRUCTIONS, encode_instructions
 from hfkit.data.packing import pack_conversations
 from hfkit.data.splits import load_splits
 from hfkit.models.loading import cached_config, load_trainable
-from hfkit.models.packed_attention import packed_attention
+from hfkit.models.packed_attention import packed_attention, separating_collator
 from hfkit.models.sft_loss import loss_arguments
 from hfkit.training.arguments import keep_trainable_dtype, max_tokens, trainer_arguments
-from hfkit.training.separating_collator import separating_collator
 from hfkit.training.sft_trainer import MicroBatchedSFTTrainer
 
 

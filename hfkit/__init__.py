@@ -20,7 +20,7 @@ _LOCATIONS = {
     "load_reward": ("hfkit.models.reward_model", "load_reward"),
     "train_tokenizer": ("hfkit.stages.entry_points", "tokenizer"),
     "push": ("hfkit.hub.push", "push"),
-    "push_data": ("hfkit.hub.push_data", "push_data"),
+    "push_data": ("hfkit.hub.dataset_upload", "push_data"),
     "pull": ("hfkit.hub.pull", "pull"),
     "run_pipeline": ("hfkit.commands.run", "run"),
     "DatasetEntry": ("hfkit.config.fields", "DatasetEntry"),

@@ -49,7 +49,7 @@ from hfkit.cli import main
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
 from hfkit.core.console import take_warnings
-from hfkit.stages.checks import problems_of
+from hfkit.stages.checks.stage import problems_of
 
 pytest.register_assert_rewrite("interruption")
 # Drawing the plot takes a fifth of a tiny run, and ticks take a third of that.

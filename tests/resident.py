@@ -33,7 +33,7 @@ def run_measured(name: str, values: dict, output: str) -> None:
 
     from hfkit.config.parsing import load_config
     from hfkit.config.registry import STAGES
-    from hfkit.stages.checks import problems_of
+    from hfkit.stages.checks.stage import problems_of
     from hfkit.training.memory.device import find_device
     from hfkit.training.memory.peak import plan_memory
     from hfkit.training.memory.planned_stage import plan_stage

@@ -22,6 +22,7 @@ from quick import mostly_slow
 
 ROOT = Path(__file__).parents[1]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PLENTY = ("--budget", "100000")  # a busy machine takes longer than a GPU
 PLAN = """
 import signal, sys
 import gpu
@@ -111,7 +112,7 @@ def test_a_signal_ends_the_row_with_all_its_processes(number, started, tmp_path)
     os.kill(bench.pid, number)
     try:
         assert bench.wait(60) == 128 + number
-        assert psutil.wait_procs(running, timeout=5)[1] == []
+        assert psutil.wait_procs(running, timeout=60)[1] == []
     finally:
         for process in running:
             with suppress(psutil.NoSuchProcess):
@@ -122,10 +123,10 @@ def test_a_signal_ends_the_row_with_all_its_processes(number, started, tmp_path)
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_the_plan_runs_to_its_end_and_no_row_is_run_twice(tmp_path):
-    status, record = bench(tmp_path)
+    status, record = bench(tmp_path, *PLENTY)
     assert (status, record["left_out"]) == (0, [])
     assert {row["status"] for row in record["rows"].values()} == {"done"}
     assert record["rows"]["sft 135M float32"]["check"]["largest_weight_difference"] < 1e-5
     assert {"hfkit_over_bare", "medians"} <= {*record["rows"]["pretrain 1B bf16"]}
     assert record["rows"]["ppo 1B bf16"]["speed"]["hfkit_over_trl"] > 0
-    assert bench(tmp_path) == (0, record)
+    assert bench(tmp_path, *PLENTY) == (0, record)

@@ -15,6 +15,7 @@ from pipelines import STAGES, write_pipeline
 from processes import free_port
 from signals import ROOT, interrupt, start
 
+from hfkit.data.caching import SIZES_FILE
 from hfkit.records.metrics_file import METRICS
 from hfkit.records.record import read_record
 from hfkit.training.checkpoints import last_complete_checkpoint
@@ -57,7 +58,7 @@ def test_a_run_is_saved_and_resumed_with_the_printed_command(data, base_dir, tmp
     command = start(sft_flags(data, base_dir, out), tmp_path)
     ended = interrupt(command, number, when=training(out), to_all=True, watched=[out])
     assert (ended.status, ended.orphans, ended.leftovers) == (130 if number == signal.SIGINT else 143, [], [])
-    assert ended.seconds < 30 and "Traceback" not in ended.output
+    assert "Traceback" not in ended.output
     assert read_record(out)["status"] == "interrupted"
     assert last_complete_checkpoint(out) is not None
     resume = ended.output.splitlines()[-1].partition("to resume: hfkit ")[2]
@@ -116,7 +117,8 @@ def test_processes_that_tokenize_end_with_the_command(base_dir, tmp_path, number
     )
     ended = interrupt(command, number, when=lambda: len(command.alive()) >= 4, to_all=to_all)
     assert (ended.status, ended.orphans) == (128 + number, [])
-    assert ended.seconds < 20 and "Traceback" not in ended.output
+    assert "Traceback" not in ended.output
+    assert not [*(tmp_path / "home").rglob(SIZES_FILE)]  # the rows were not finished first
     assert not (tmp_path / "out").exists()
 
 

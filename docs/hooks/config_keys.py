@@ -19,10 +19,9 @@ from hfkit.config.fields import (
     OutputFields,
     SourceFields,
 )
-from hfkit.config.labeling import LabelConfig
+from hfkit.config.labeling import LabelConfig, RoundsConfig
 from hfkit.config.online import OnlineConfig
 from hfkit.config.registry import STAGES
-from hfkit.config.rounds import RoundsConfig
 from hfkit.config.stages import GroupConfig
 from hfkit.config.trainer_fields import OptimizerFields, TrainerFields
 from hfkit.config.validation import choices_of, default_of, describe_type, known_fields, union_members

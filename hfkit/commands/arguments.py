@@ -54,12 +54,19 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     if verb in STAGES:
         if not {"-h", "--help"} & {*argv}:
             announce_libraries(verb)
-        return parse(STAGES[verb].config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.stages.checks"))
+        return parse(
+            STAGES[verb].config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.stages.checks.stage")
+        )
     if verb in EVALUATIONS:
         config_class, key = EVALUATIONS[verb]
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
         argv = [SHORT_FLAGS.get(verb, {}).get(word, word) for word in argv]
         return parse(config_class, argv, f"hfkit {verb}", description, evaluation_checks(verb))
+    return parse_namespace(verb, argv, description)
+
+
+def parse_namespace(verb: str, argv: list[str], description: str) -> Namespace:
+    """Parse the command line of a verb that fills no config class, as `read_arguments` returns it."""
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = HintingParser(f"hfkit {verb}", description=description, **layout)
     add_arguments(parser, ARGUMENTS[verb])
@@ -127,6 +134,17 @@ MEMORY_ARGUMENTS = [
     argument("--gpu", exclusive=True, type=number_of_gigabytes, metavar="GB", help="memory of a GPU to plan for"),
 ]
 TOKENIZER_ARGUMENT = argument("--tokenizer", help="folder or Hub id, used until the stage's own tokenizer exists")
+BASE_ARGUMENT = argument("--base", help="where the base is, if not where the adapter says")
+CHAT_ARGUMENTS = [
+    argument("--system_prompt", "--system", dest="system", help="default: that of training"),
+    argument("--chat_template", metavar="FILE", help="Jinja file or name of a template; default: that of training"),
+    argument(
+        "--chat_template_kwargs",
+        metavar="JSON",
+        help="variables of the chat template: '{\"enable_thinking\": false}'; default: those of training",
+    ),
+    argument("--dtype", choices=DTYPES, help="of the weights; default: bfloat16 on a GPU with bf16, else float32"),
+]
 REPOSITORY_ARGUMENTS = [
     argument("repo_id", metavar="REPO_ID", help="USER/NAME, or NAME in your own namespace"),
     argument(
@@ -163,7 +181,7 @@ ARGUMENTS = {
         argument(
             "--dtype", default="bfloat16", help=f"{', '.join(DTYPES)} (auto: that of the base); default: %(default)s"
         ),
-        argument("--base", help="where the base is, if not where the adapter says"),
+        BASE_ARGUMENT,
         argument("--eval_dataset", help="held-out rows to compare adapter and merged model on"),
         argument("--revision", default="main", help="branch, tag or commit of an adapter on the Hub"),
     ],
@@ -173,7 +191,7 @@ ARGUMENTS = {
         argument("--format", required=True, help="gguf, ollama or vllm"),
         argument("--dtype", help="f32, f16, bf16, or q8_0; default: f16 in a GGUF, bf16 if merged"),
         argument("--adapter", action="store_true", help="for vLLM: export the adapter with its base, not merged"),
-        argument("--base", help="where the base is, if not where the adapter says"),
+        BASE_ARGUMENT,
         argument("--converter", metavar="PATH", help="llama.cpp's convert_hf_to_gguf.py, or its folder"),
         argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
     ],
@@ -202,20 +220,11 @@ ARGUMENTS = {
         argument("--against", metavar="MODEL", help="second model, shown side by side"),
         argument("--adapter", nargs="+", metavar="ADAPTER", help="more adapters of the first model's base"),
         argument("--prompt", help="print the response to this message, then exit"),
-        argument("--system_prompt", "--system", dest="system", help="default: that of its training"),
-        argument(
-            "--chat_template", metavar="FILE", help="Jinja file or name of a template; default: that of its training"
-        ),
-        argument(
-            "--chat_template_kwargs",
-            metavar="JSON",
-            help="variables of the chat template: '{\"enable_thinking\": false}'; default: those of its training",
-        ),
+        *CHAT_ARGUMENTS,
         argument("--temperature", type=float, default=0.7, help="of the sampling; 0 is greedy; default: %(default)s"),
         argument("--length", type=int, default=256, help="most tokens of a response; default: %(default)s"),
         argument("--seed", type=within(int, 0, 2**32 - 1), default=42, help="of the sampling; default: %(default)s"),
         argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
-        argument("--dtype", choices=DTYPES, help="of the weights; default: bfloat16 on a GPU with bf16, else float32"),
     ],
     "serve": [
         argument("models", nargs="+", metavar="MODEL", help="folder or Hub id of a model or an adapter, or NAME=PATH"),
@@ -228,10 +237,7 @@ ARGUMENTS = {
         argument(
             "--length", type=within(int, 1), default=1024, help="most tokens if a request sets none; default: 1024"
         ),
-        argument("--system_prompt", "--system", dest="system", help="default: that of training"),
-        argument("--chat_template", metavar="FILE", help="Jinja file or name of a template; default: that of training"),
-        argument("--chat_template_kwargs", metavar="JSON", help="its variables; default: those of training"),
-        argument("--dtype", choices=DTYPES, help="of the weights; default: bfloat16 on a GPU with bf16, else float32"),
+        *CHAT_ARGUMENTS,
     ],
     "lineage": [
         argument("path", help="folder or Hub id of a run"),

@@ -16,7 +16,7 @@ from accelerate.utils import release_memory
 from hfkit.config.fields import DTYPES
 from hfkit.config.registry import MERGE
 from hfkit.core.console import say, take_warnings, warn
-from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
+from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.files import RECORD, hash_of, require_free_folder, write_record
 from hfkit.core.hub_retry import HubUnreachable
 from hfkit.core.staging import staged_folder
@@ -31,6 +31,7 @@ from hfkit.models.classifiers import describe_generic
 from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.loading import load_base
 from hfkit.models.model_config import read_config
+from hfkit.models.multimodal import describe_multimodal
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import repair_generation_config, save_model
 from hfkit.models.tokenizers import load_tokenizer
@@ -86,8 +87,8 @@ def merge(
     require_free_folder(out)
     with staged_folder(out, "merging") as folder:
         say(f"merge: {source.path} into {source.base}")
-        settings["dtype"], classifier = write_merged(source, tokenizer, dtype, folder)
-        facts = {**measure_merge(folder, source, trained, tokenizer, held_out, settings["dtype"]), **classifier}
+        settings["dtype"], classes = write_merged(source, tokenizer, dtype, folder)
+        facts = {**measure_merge(folder, source, trained, tokenizer, held_out, settings["dtype"]), **classes}
         if task_of(source) == "SEQ_CLS":
             facts["reply_ending"] = reply_ending(tokenizer)
         facts |= {"seed": trained.get("seed"), "lineage": lineage, "inputs_sha256": inputs}
@@ -97,17 +98,17 @@ def merge(
 
 
 def write_merged(source: Source, tokenizer, dtype: str, folder: Path) -> tuple[str, dict]:
-    """Write the merged model; return the dtype of its weights, and the record's keys for a generic classifier."""
+    """Write the merged model; return the dtype of its weights, and the record's keys on its class."""
     # on the CPU, since float32 may not fit into the GPU that it was trained on
     model = load_base(source.base, source.base_revision, head=HEADS[task_of(source)], on=torch.device("cpu"))
     repair_generation_config(model, source.base)
     model = merge_adapter(model, source)
     dtype = cast_weights(model, dtype, source)
     save_model(model, tokenizer, folder)
-    classifier = describe_generic(model)
+    classes = {**describe_generic(model), **describe_multimodal(model)}
     del model
     release_memory()  # keeps one model at a time in memory
-    return dtype, classifier
+    return dtype, classes
 
 
 def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
@@ -173,10 +174,7 @@ def load_adapter_tokenizer(source: Source):
     """
     has_own = find_file(source.path, "tokenizer_config.json", source.revision) is not None
     path, revision = (source.path, source.revision) if has_own else (source.base, source.base_revision)
-    try:
-        return load_tokenizer(path, revision)
-    except (OSError, ValueError) as error:
-        raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
+    return load_tokenizer(path, revision)
 
 
 def load_rows_to_measure(trained: dict, source: Source, tokenizer, eval_dataset: str | None):

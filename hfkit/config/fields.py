@@ -232,7 +232,8 @@ class ModelFields(Fields):
     lora_dropout: float = arg(0.05, help="dropout probability on the adapter's input in training")
     lora_target_modules: list[str] | str | None = arg(
         None,
-        help=f"modules to adapt: names, a regular expression or {ALL_LINEAR}; none: all linear but the head",
+        help=f"modules to adapt: names, a regular expression or {ALL_LINEAR}; none: all linear but the head; in a "
+        "multimodal model, those of its text model",
     )
     modules_to_save: list[str] | str | None = arg(
         None,

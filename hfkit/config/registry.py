@@ -5,6 +5,7 @@ line, Python's `hfkit.NAME(...)`, plans, pipelines, cards and reports read what 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from hfkit.config.stages import (
@@ -140,11 +141,19 @@ def spec_of_config(config) -> StageSpec | None:
     return next((by_class[kind] for kind in type(config).__mro__ if kind in by_class), None)
 
 
-POLICY_INPUTS = (
-    Input(key="model_name_or_path", stages=("dpo", "sft")),
-    Input(key="reward_model_path", stages=("reward",)),
+online_spec = partial(
+    StageSpec,
+    phase="Reinforcement learning",
+    makes="assistant",
+    form="prompts",
+    uses_trl=True,
+    holds_reference=True,
+    inputs=(
+        Input(key="model_name_or_path", stages=("dpo", "sft")),
+        Input(key="reward_model_path", stages=("reward",)),
+    ),
 )
-"""The inputs of the stages that sample responses: they start from the output of DPO if the pipeline has it."""
+"""The spec of a stage that samples responses; it starts from the output of DPO if the pipeline has it."""
 
 for spec in (
     StageSpec(
@@ -228,57 +237,39 @@ for spec in (
         limits="DPO learned which of two responses people prefer, not which responses are right.",
         loss_label=("Loss", "loss per pair"),
     ),
-    StageSpec(
+    online_spec(
         name="ppo",
         config_class=PPOConfig,
         module="hfkit.stages.ppo",
         help="train a policy with PPO, on a reward model or reward functions",
         title="PPO",
-        phase="Reinforcement learning",
         objective="reinforcement learning: sample responses and raise their reward, near the start (PPO)",
         purpose="A causal language model, trained with PPO.",
-        makes="assistant",
-        form="prompts",
         loop="ppo",
-        uses_trl=True,
-        holds_reference=True,
-        inputs=POLICY_INPUTS,
         checks="hfkit.stages.checks.ppo:ppo_problems",
         limits="PPO maximized its rewards: a high reward does not mean that people prefer its responses.",
         step_name="updates",
     ),
-    StageSpec(
+    online_spec(
         name="grpo",
         config_class=GRPOConfig,
         module="hfkit.stages.grpo",
         help="train a policy with GRPO, on a reward model or reward functions",
         title="GRPO",
-        phase="Reinforcement learning",
         objective="reinforcement learning: raise the reward of a response over that of its group (GRPO)",
         purpose="A causal language model, trained with GRPO.",
-        makes="assistant",
-        form="prompts",
-        uses_trl=True,
-        holds_reference=True,
-        inputs=POLICY_INPUTS,
         checks="hfkit.stages.checks.groups:group_problems",
         limits="GRPO maximized its rewards: a high reward does not mean that people prefer its responses.",
         loss_label=("Loss", "loss per token"),
     ),
-    StageSpec(
+    online_spec(
         name="rloo",
         config_class=RLOOConfig,
         module="hfkit.stages.rloo",
         help="train a policy with RLOO, on a reward model or reward functions",
         title="RLOO",
-        phase="Reinforcement learning",
         objective="reinforcement learning: raise the reward of a response over that of the others (RLOO)",
         purpose="A causal language model, trained with RLOO.",
-        makes="assistant",
-        form="prompts",
-        uses_trl=True,
-        holds_reference=True,
-        inputs=POLICY_INPUTS,
         checks="hfkit.stages.checks.groups:group_problems",
         limits="RLOO maximized its rewards: a high reward does not mean that people prefer its responses.",
         loss_label=("Loss", "loss per response"),

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from dataclasses import asdict
 from datetime import timedelta
 from functools import cache
@@ -137,13 +138,18 @@ def free_memory(on: torch.device) -> int:
     if on.type == "cuda":
         free, _ = torch.cuda.mem_get_info(on)
         return free + torch.cuda.memory_reserved(on) - torch.cuda.memory_allocated(on)
-    free = psutil.virtual_memory().available
-    limit, used = (read_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
+    free, limit, used = psutil.virtual_memory().available, container_bytes("max"), container_bytes("current")
     return free if limit is None or used is None else min(free, limit - used)
 
 
-def read_number(file: Path) -> int | None:
-    """Return the integer in a file; None if there is no file, or anything else in it, such as `max`."""
+def whole_memory() -> int:
+    """Return the bytes of the machine's memory, or the limit of its container if that is less."""
+    return min(psutil.virtual_memory().total, container_bytes("max") or sys.maxsize)
+
+
+def container_bytes(name: str) -> int | None:
+    """Return the memory "max" or "current" of this process's container; None without a container or a limit."""
+    file = Path(f"/sys/fs/cgroup/memory.{name}")
     text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     return int(text) if text.isdigit() else None
 

@@ -18,9 +18,13 @@ FULL = 1 << 16  # bytes free, below which a failure means that the disk is full
 FULL_CODES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: `ulimit -f`
 FAILED_SAVE = ("PytorchStreamWriter", "inline_container", "iostream error")
 """Messages of torch.save when it cannot write; they have no error code."""
-FORBIDDEN_CODES = {errno.EROFS, errno.EACCES, errno.EPERM}
-MISPLACED_CODES = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+MISPLACED_CODES = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 """A folder instead of a file or the reverse, and names that the file system rejects."""
+FILE_REMEDIES = {
+    errno.EROFS: "choose another folder",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its owner and its permissions"),
+    **dict.fromkeys(MISPLACED_CODES, "remove it, or choose another folder"),
+}
 CUDA_FULL = 2  # cudaErrorMemoryAllocation
 BROKEN_CODES = {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO}
 """Failures of a disk or a network drive."""
@@ -83,11 +87,8 @@ def explain_file_error(error: BaseException, folder: Path | None = None) -> Hfki
         ):
             where = folder or (Path(str(file)).parent if file else fullest_folder())
             return FullDiskError(f"no space left in {where} ({reason(one)}): free some{cache_remedy(where)}")
-        if code in FORBIDDEN_CODES and file:
-            remedy = "choose another folder" if code == errno.EROFS else "check its owner and its permissions"
-            return HfkitError(f"{file}: {os.strerror(code)}: {remedy}{cache_remedy(file)}")
-        if code in MISPLACED_CODES and file:
-            return HfkitError(f"{file}: {os.strerror(code)}: remove it, or choose another folder{cache_remedy(file)}")
+        if code in FILE_REMEDIES and file:
+            return HfkitError(f"{file}: {os.strerror(code)}: {FILE_REMEDIES[code]}{cache_remedy(file)}")
         if code in BROKEN_CODES:
             return HfkitError(f"{file or folder or 'a disk'}: {os.strerror(code)}: check the disk and its connection")
         if code in TOO_MANY_CODES:

@@ -1,4 +1,4 @@
-"""Creates the console that prints tables and colored lines."""
+"""Creates the console that prints tables and colored lines, and formats numbers for them."""
 
 from rich.console import Console
 
@@ -14,3 +14,9 @@ def make_console(width: int | None = None, **options) -> Console:
     if width is not None and not console.is_terminal:
         console.width = width
     return console
+
+
+def interval_text(value: float, low: float | None = None, high: float | None = None, form: str = ".3f") -> str:
+    """Return a number with its interval as text; the number alone if the interval is unknown."""
+    interval = "" if low is None or high is None else f" ({low:{form}} to {high:{form}})"
+    return f"{value:{form}}{interval}"

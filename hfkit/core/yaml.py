@@ -141,25 +141,6 @@ def front_matter(text: str) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def read_front_matter(path: Path) -> dict:
-    """Return the YAML mapping at the start of a card's file; {} without one.
-
-    Raises:
-        OSError, ValueError: it cannot be read.
-    """
-    return front_matter(read_text(path))
-
-
-def read_mapping(path: Path) -> dict:
-    """Return the mapping in a YAML file; {} if it is none.
-
-    Raises:
-        OSError, ValueError: it cannot be read.
-    """
-    content = parse_yaml(read_text(path))
-    return content if isinstance(content, dict) else {}
-
-
 def advice(error: yaml.MarkedYAMLError) -> str:
     """Return what to do about a mistake that is common in YAML, as the end of a message; "" for others."""
     mark = error.problem_mark

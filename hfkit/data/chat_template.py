@@ -4,13 +4,12 @@ A response is the text after the generation prompt, up to and including the end 
 whether it comes from a dataset or from sampling, so in PPO a reward model scores the sequences it was trained on.
 """
 
-from functools import cache
-
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_trained
 from hfkit.data.rendering import Template, escape_special_tokens, reads_parts, special_token_ids
 from hfkit.data.reply_tokens import encode_reply
+from hfkit.data.template_source import cached_by_template
 from hfkit.data.turn_end import ANSWER, turn_end
 
 Sequence = tuple[list[int], list[bool]]
@@ -47,23 +46,6 @@ def encode_prompt(
         return ids
     ids = _tokenize(tokenizer, prompt)
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-
-
-def encode_conversation(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str | Messages,
-    reply: str | Messages,
-    tools: list[dict] | None = None,
-    variables: dict | None = None,
-) -> Sequence:
-    """Return the token ids of a prompt with its response, and a mask of the assistant's tokens.
-
-    They are the last sequence of `split_conversation`: the last response, after the prompt that it is sampled after.
-
-    Raises:
-        RenderError: as `split_conversation`.
-    """
-    return split_conversation(tokenizer, prompt, reply, tools, variables)[-1]
 
 
 def split_conversation(
@@ -137,10 +119,10 @@ def encode_replies(
     tools: list[dict] | None = None,
     variables: dict | None = None,
 ) -> list[list[int]]:
-    """Return the token ids of a prompt with each of several responses, as in `encode_conversation`.
+    """Return the token ids of a prompt with each of several responses, as in the last sequence of `split_conversation`.
 
     Raises:
-        RenderError: as `encode_conversation`.
+        RenderError: as `split_conversation`.
     """
     return [ids for ids, _ in replies_and_spans(tokenizer, prompt, replies, tools, variables)]
 
@@ -158,11 +140,11 @@ def replies_and_spans(
     have weight 0, or that the template renders differently when others follow them.
 
     Raises:
-        RenderError: as `encode_conversation`.
+        RenderError: as `split_conversation`.
     """
     if not tokenizer.chat_template:
         start = len(encode_prompt(tokenizer, prompt))
-        sequences = [encode_conversation(tokenizer, prompt, reply)[0] for reply in replies]
+        sequences = [split_conversation(tokenizer, prompt, reply)[0][0] for reply in replies]
         return [(ids, [start, len(ids)]) for ids in sequences]
     template, messages, rendered = Template(tokenizer, tools, variables or {}), as_messages(prompt), None
     rows = []
@@ -214,12 +196,12 @@ def encode_sampled(
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the token ids that end a sampled response: end-of-text, end of turn, and end of a turn of tool calls."""
-    ends = [turn_end(tokenizer).ids[-1], *_call_end_ids(tokenizer, repr(tokenizer.chat_template))]
+    ends = [turn_end(tokenizer).ids[-1], *call_end_ids(tokenizer)]
     return [*dict.fromkeys([tokenizer.eos_token_id, *ends])]
 
 
-@cache
-def _call_end_ids(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+@cached_by_template
+def call_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the token that ends a turn of tool calls, such as `<|observation|>`; [] if the template has no tools."""
     call = {"type": "function", "id": "call00000", "function": {"name": ANSWER, "arguments": {"text": "Hi"}}}
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
@@ -243,7 +225,7 @@ def end_as_trained(
     if not tokenizer.chat_template or reply[-1] not in stop_token_ids:
         return reply
     end = turn_end(tokenizer, variables).ids
-    ends = {end[-1], *_call_end_ids(tokenizer, repr(tokenizer.chat_template))}
+    ends = {end[-1], *call_end_ids(tokenizer)}
     return reply if reply[-1] in ends else [*reply[:-1], *end]
 
 
@@ -253,7 +235,7 @@ def reply_ending(tokenizer: PreTrainedTokenizerBase) -> str | None:
     Returns:
         None if plain Transformers renders the text up to the response differently from `encode_replies`.
     """
-    if not tokenizer.chat_template or reads_parts(tokenizer, repr(tokenizer.chat_template)):
+    if not tokenizer.chat_template or reads_parts(tokenizer):
         return None
     prompt, reply = [{"role": "user", "content": "Hi"}], {"role": "assistant", "content": ANSWER}
     try:

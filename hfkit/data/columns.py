@@ -18,24 +18,17 @@ TEMPLATE_COLUMNS = ["tools", TEMPLATE_KWARGS]
 """Columns that are read in addition to those of any form."""
 
 # Words in names of columns that belong to the model's input, and endings of names that only describe it.
-INPUT_WORDS = {"article", "body", "context", "conversation", "conversations", "dialog", "dialogue", "document"}
-INPUT_WORDS |= {
-    "documents",
-    "history",
-    "human",
-    "input",
-    "inputs",
-    "instruction",
-    "instructions",
-    "messages",
-    "passage",
-    *("abstract", "background", "choices", "code", "doc", "docs", "evidence", "facts", "hypothesis", "knowledge"),
-    *("options", "paragraph", "premise", "schema", "sentence", "story", "table"),
-}
-INPUT_WORDS |= {"persona", "post", "problem", "prompt", "prompts", "query", "question", "questions", "request"}
-INPUT_WORDS |= {"situation", "system", "task", "title", "topic", "user"}
-DESCRIBING_WORDS = {"count", "hash", "id", "ids", "idx", "index", "lang", "language", "length", "len", "model", "name"}
-DESCRIBING_WORDS |= {"score", "source", "tokens", "type", "url"}
+INPUT_WORDS = frozenset(
+    """
+    abstract article background body choices code context conversation conversations dialog dialogue doc docs
+    document documents evidence facts history human hypothesis input inputs instruction instructions knowledge
+    messages options paragraph passage persona post premise problem prompt prompts query question questions request
+    schema sentence situation story system table task title topic user
+    """.split()
+)
+DESCRIBING_WORDS = frozenset(
+    "count hash id ids idx index lang language len length model name score source tokens type url".split()
+)
 
 TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns")
 QUESTIONS = ("question", "query", "instruction", "input", "problem")

@@ -55,6 +55,15 @@ def encode_held_out(rows: Dataset, tokenizer, stats: SplitStats, config, *, as_r
     """
     if as_rankings:
         return encode(rows, ranking_encoder(tokenizer, config.max_length, rows, margin_scale(config)), stats, config)
+    return encode_pairs(rows, tokenizer, stats, config)
+
+
+def encode_pairs(rows: Dataset, tokenizer, stats: SplitStats, config) -> Dataset:
+    """Return encoded pairs: `chosen_ids`, `rejected_ids` and `spans`; a ranking becomes all of its pairs.
+
+    Raises:
+        HfkitError: as `encode_comparisons`.
+    """
     encoded = encode_comparisons(rows, tokenizer, stats, config)
     return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
 

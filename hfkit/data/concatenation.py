@@ -3,11 +3,11 @@
 from functools import partial
 
 import datasets
-from datasets import Dataset, Features
+from datasets import Dataset, Features, Json
 
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import map_rows
-from hfkit.data.conversions import JSON, MESSAGES
+from hfkit.data.conversions import MESSAGES
 from hfkit.data.rendering import TEMPLATE_KWARGS
 
 # Columns that may hold text in one source and messages in another, and the role of text in them.
@@ -56,7 +56,7 @@ def common_feature(one, other):
     if one == other:
         return one
     for kind, alternative in ((one, other), (other, one)):
-        if kind == datasets.Value("null") or (isinstance(kind, dict) and isinstance(alternative, JSON)):
+        if kind == datasets.Value("null") or (isinstance(kind, dict) and isinstance(alternative, Json)):
             return alternative
     if isinstance(one, datasets.List) and isinstance(other, datasets.List):
         item = common_feature(one.feature, other.feature)

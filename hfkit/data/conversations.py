@@ -9,12 +9,12 @@ from functools import partial, reduce
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, Json, List, Value
 
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import map_rows
 from hfkit.data.concatenation import common_feature, message_list
-from hfkit.data.conversions import JSON, MESSAGES, TEXT_ROLE, item_fields
+from hfkit.data.conversions import MESSAGES, SHAREGPT_FIELDS, TEXT_ROLE, item_fields
 from hfkit.data.json_shapes import ROLE_FIELDS
 from hfkit.data.message_texts import TEXTS, check_texts, is_json_text, iter_column_texts, parse_messages, parse_reply
 from hfkit.data.messages import RenderError, normalize_message, without_nulls
@@ -59,13 +59,7 @@ def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[st
     types = {column: as_list(rows.features[column], column) for column in listed}
     types = {column: conversation_feature(kind, column in parsed) for column, kind in types.items()}
     if has_system:
-        if rows.features[SYSTEM] not in (*TEXTS, Value("null")):
-            raise HfkitError(f"{label}: the column 'system' holds {rows.features[SYSTEM]}, expected text")
-        first = [column for column in ("messages", "prompt") if column in columns and column in ("prompt", *listed)]
-        first = first or [column for column in ("chosen", "rejected") if column in listed]
-        if not first:
-            remedy = "map it: datasets: [{path: ..., columns: {prompt: YOUR_COLUMN}}]"
-            raise HfkitError(f"{label}: the column system needs a prompt, but there is none: {remedy}")
+        first = columns_after_system(rows, columns, listed, label)
         types |= {column: joined_feature([types.get(column, MESSAGES), MESSAGES]) for column in first}
     if is_whole:
         replies = [types[column].feature if column == "replies" else types[column] for column in is_whole]
@@ -75,19 +69,38 @@ def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[st
     return map_rows(rows, function, features=features, remove_columns=[SYSTEM] if has_system else []), unusual
 
 
+def columns_after_system(rows: Dataset, columns: list[str], listed: list[str], label: str) -> list[str]:
+    """Return which of the columns begin with the text of the column `system`.
+
+    Args:
+        listed: the columns that hold messages.
+
+    Raises:
+        HfkitError: no column does, or `system` is not text.
+    """
+    if rows.features[SYSTEM] not in (*TEXTS, Value("null")):
+        raise HfkitError(f"{label}: the column 'system' holds {rows.features[SYSTEM]}, expected text")
+    first = [column for column in ("messages", "prompt") if column in columns and column in ("prompt", *listed)]
+    first = first or [column for column in ("chosen", "rejected") if column in listed]
+    if not first:
+        remedy = "map it: datasets: [{path: ..., columns: {prompt: YOUR_COLUMN}}]"
+        raise HfkitError(f"{label}: the column system needs a prompt, but there is none: {remedy}")
+    return first
+
+
 def is_conversation(kind) -> bool:
     """Return whether a column of this type holds messages, lists of them, or one message."""
     item = kind
     while isinstance(item, (List, datasets.LargeList)):
         item = item.feature
-    is_mixed = isinstance(item, JSON)  # texts in some rows, messages in others
+    is_mixed = isinstance(item, Json)  # texts in some rows, messages in others
     return is_mixed or (isinstance(item, dict) and bool({*ROLE_FIELDS} & item.keys()))
 
 
 def is_single(kind, column: str) -> bool:
     """Return whether each conversation of a column is a single message instead of a list."""
     kind = kind.feature if column == "replies" and isinstance(kind, (List, datasets.LargeList)) else kind
-    return isinstance(kind, dict) or (column == "replies" and isinstance(kind, JSON))
+    return isinstance(kind, dict) or (column == "replies" and isinstance(kind, Json))
 
 
 def as_list(kind, column: str):
@@ -103,11 +116,11 @@ def find_roles(rows: Dataset, column: str, is_parsed: bool) -> list[str]:
         parsed = (parse_messages(text) for text in iter_column_texts(rows, column) if text)
         return [*dict.fromkeys(role for messages in parsed for role in iter_roles(messages))]
     kind = rows.features[column]
-    if isinstance(kind, JSON):
+    if isinstance(kind, Json):
         found = dict.fromkeys(role for row in rows.select_columns([column]) for role in iter_roles(row[column]))
         return [*found]
     values, kind = flat_messages(rows, column)
-    if isinstance(kind, JSON):
+    if isinstance(kind, Json):
         texts = pc.cast(values, "string")
         roles = [pc.struct_field(pc.extract_regex(texts, ROLE_PATTERN), "role")]
     else:
@@ -118,7 +131,7 @@ def find_roles(rows: Dataset, column: str, is_parsed: bool) -> list[str]:
 def has_turns(rows: Dataset, column: str) -> bool:
     """Return whether a column has turns of {from, value}."""
     values, kind = flat_messages(rows, column)
-    if isinstance(kind, JSON):
+    if isinstance(kind, Json):
         return bool(pc.any(pc.match_substring(pc.cast(values, "string"), '"from"')).as_py())
     return "from" in kind
 
@@ -147,23 +160,23 @@ def usual_role(role: str) -> str:
 def conversation_feature(kind, is_parsed: bool):
     """Return the type of a column of messages with `role` and `content`."""
     if is_parsed:
-        messages = List(JSON()) if JSON else MESSAGES
+        messages = List(Json())
         return List(messages) if isinstance(kind, List) else messages
-    if isinstance(kind, JSON):
+    if isinstance(kind, Json):
         return kind
     if isinstance(kind.feature, (List, datasets.LargeList)):
         return List(conversation_feature(kind.feature, is_parsed))
     fields = item_fields(kind)
     if "from" not in fields:
         return kind
-    names = {"from": "role", "value": "content"}
+    names = SHAREGPT_FIELDS
     return List({names.get(name, name): field for name, field in fields.items() if names.get(name) not in fields})
 
 
 def joined_feature(kinds: list):
     """Return a type of messages that can hold messages of all these types."""
     common = reduce(lambda one, other: one and common_feature(one, other), kinds)
-    return common or (List(JSON()) if JSON else kinds[0])
+    return common or List(Json())
 
 
 def normalize_row(row: dict, parsed: list[str], columns: list[str]) -> dict:

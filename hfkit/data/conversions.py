@@ -11,7 +11,7 @@ from itertools import accumulate
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset, Features, LargeList, List, Value
+from datasets import Dataset, Features, Json, LargeList, List, Value
 
 from hfkit.data.function_calls import TURN_COLUMNS, function_calls, with_tool_calls
 
@@ -22,12 +22,11 @@ ITEMS = re.compile(r"(\w+)\[\]\.(\w+)")  # "answers[].rank"
 TRANSCRIPT_MARK = re.compile(r"(?:^|\n\n)(Human|Assistant):(?: |$|(?=\n))|<extra_id_1>(User|Assistant)\n")
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 SHAREGPT_ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
+SHAREGPT_FIELDS = {"from": "role", "value": "content"}  # the fields of a turn -> those of a message
 NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # prefixes of the names of numeric types
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 # The role of text that becomes one message, because other rows of its column hold messages.
 TEXT_ROLE = "=text"
-# The type of messages of which only some have a field; older versions of `datasets` have no such type.
-JSON = getattr(datasets, "Json", ())
 
 
 def expression_columns(expression: str) -> list[str]:
@@ -143,8 +142,7 @@ def shared_prompt_text(chosen: str, rejected: str) -> str:
 
 def sharegpt(row: dict) -> dict:
     """Return `messages` from turns of {from, value}; unknown roles are kept, and the template may reject them."""
-    names = {"from": "role", "value": "content"}
-    turns = [{names.get(name, name): value for name, value in turn.items()} for turn in row["messages"] or []]
+    turns = [{SHAREGPT_FIELDS.get(name, name): value for name, value in turn.items()} for turn in row["messages"] or []]
     return {"messages": [turn | {"role": SHAREGPT_ROLES.get(turn.get("role"), turn.get("role"))} for turn in turns]}
 
 
@@ -193,7 +191,7 @@ def conversion_problem(name: str, features: Features) -> str | None:
         return f"reads the column {missing[0]!r}, but the columns are {[*features]}"
     if name == "sharegpt":
         kind = features["messages"]
-        is_mixed = isinstance(kind, List) and isinstance(kind.feature, JSON)
+        is_mixed = isinstance(kind, List) and isinstance(kind.feature, Json)
         if not is_mixed and not {"from", "value"} <= item_fields(kind).keys():
             return f"reads turns with from and value, but 'messages' holds {kind}: remove sharegpt if they are messages"
     if name == "history" and not is_list_of_texts(features["history"]):
@@ -227,10 +225,9 @@ def changed_features(name: str, features: Features) -> dict:
     if name == "shared_prompt":
         return {"prompt": features["chosen"], "chosen": features["chosen"], "rejected": features["rejected"]}
     if name == "sharegpt":
-        names, fields = {"from": "role", "value": "content"}, item_fields(features["messages"])
-        is_mixed = not fields  # turns of which only some have a field
-        turns = {names.get(name, name): kind for name, kind in fields.items()}
-        return {"messages": features["messages"] if is_mixed else List(turns)}
+        turns = {SHAREGPT_FIELDS.get(name, name): kind for name, kind in item_fields(features["messages"]).items()}
+        # no fields: turns of which only some have a field
+        return {"messages": List(turns) if turns else features["messages"]}
     if name == "function_calls":
         return {column: with_tool_calls(features[column]) for column in TURN_COLUMNS if column in features}
     return {column: MESSAGES for column in ("prompt", "chosen", "rejected") if features.get(column) == Value("string")}

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from hfkit.data import faults
 from hfkit.data.chat_template import encode_prompt, encode_text, split_conversation
-from hfkit.data.comparisons import COMPARISONS, comparison_encoder
+from hfkit.data.comparisons import COMPARISONS, comparison_encoder, margin_scale
 from hfkit.data.encoding import IDS, PARTS, Encoder, encode, encoded_row, warn_without_template
 from hfkit.data.faults import Fault
 from hfkit.data.messages import (
@@ -177,9 +177,7 @@ FORMS = {
     ),
     "comparisons": Form(
         COMPARISONS,
-        lambda rows, tokenizer, limit, config: comparison_encoder(
-            tokenizer, limit, rows, getattr(config, "score_margin", 0.0)
-        ),
+        lambda rows, tokenizer, limit, config: comparison_encoder(tokenizer, limit, rows, margin_scale(config)),
         length_key="max_length",
         faults=(Fault.NO_EOS, Fault.TWO_BOS),
     ),

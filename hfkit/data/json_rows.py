@@ -76,20 +76,14 @@ def generate_rows(plan: dict) -> Iterator[dict]:
     """Yield the rows of `exact_rows`; some keys of `plan` only distinguish cached results."""
     shape, features = plan["shape"], row_features(plan["shape"])
     for path in map(Path, plan["paths"]):
-        written = iter_json_rows(path, numbers_as_text=True)
-        for row, texts in zip(iter_json_rows(path), written, strict=True):
+        written = iter_located(path, numbers_as_text=True)
+        for (_, row), (_, texts) in zip(iter_located(path), written, strict=True):
             yield as_written(shape, row, texts, {**features})
 
 
 def state_of(paths: list[Path]) -> list[list[int]]:
     """Return the modification time and the size of each file."""
     return [[path.stat().st_mtime_ns, path.stat().st_size] for path in paths]
-
-
-def iter_json_rows(path: Path, *, numbers_as_text: bool = False) -> Iterator[dict]:
-    """Yield the rows of a JSON file, as in `iter_located`, without locations."""
-    for _, row in iter_located(path, numbers_as_text=numbers_as_text):
-        yield row
 
 
 def iter_located(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple[tuple[str, int], dict]]:
@@ -107,12 +101,12 @@ def iter_located(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple
     options |= {"object_pairs_hook": unique_keys} if numbers_as_text else {}
     if has_row_per_line(path):
         check_lines(path)
-        with open_text(path) as stream:
+        with path.open(encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield (location := ("line", number)), as_row(parse_line(line, number, options), location)
         return
-    with open_text(path) as stream:
+    with path.open(encoding="utf-8-sig") as stream:
         text, decoder = stream.read().rstrip(), json.JSONDecoder(**options)
     position = NEXT_VALUE.match(text).end()
     while position < len(text):
@@ -160,11 +154,6 @@ def describe_fault(error: json.JSONDecodeError, start: int) -> str:
     return f"line {error.lineno} is not JSON: {error.msg} at column {error.colno}"
 
 
-def open_text(path: Path):
-    """Open a file as text."""
-    return path.open(encoding="utf-8-sig")
-
-
 def check_lines(path: Path) -> None:
     """Raise LimitError if a line of a file is too long."""
     limit, size, start = limit_of(MAX_ROW_BYTES), path.stat().st_size, 0
@@ -181,7 +170,7 @@ def check_lines(path: Path) -> None:
 
 def has_row_per_line(path: Path) -> bool:
     """Return whether each line of a JSON file is a separate value, judged by the first non-empty line."""
-    with open_text(path) as stream:
+    with path.open(encoding="utf-8-sig") as stream:
         first = next((line for line in stream if line.strip()), "")
     try:
         return not isinstance(json.loads(first), list)

@@ -6,10 +6,10 @@ of each field of the objects) and `item` (the shape of the items of the lists).
 
 import json
 
-from datasets import Features, LargeList, List, Value
+from datasets import Features, Json, LargeList, List, Value
 
 from hfkit.core.limits import MAX_KEY_LENGTH, exceeded, limit_of, too_deep
-from hfkit.data.conversions import JSON, TEXT_ROLE
+from hfkit.data.conversions import TEXT_ROLE
 
 NUMBERS = {"int", "float"}
 # A turn of a conversation has one of these fields.
@@ -121,10 +121,8 @@ def feature_of(shape: dict):
         return List(feature_of(shape["item"]))
     if kinds == {"object"}:
         fields = {name: feature_of(field) for name, field in shape["fields"].items()}
-        return fields if not JSON or (is_even(shape) and not any(map(contains_json, fields.values()))) else JSON()
-    if not JSON:
-        return Value("string")
-    return List(JSON()) if is_text_or_messages(shape) else JSON()
+        return fields if is_even(shape) and not any(map(contains_json, fields.values())) else Json()
+    return List(Json()) if is_text_or_messages(shape) else Json()
 
 
 def contains_json(kind) -> bool:
@@ -132,8 +130,8 @@ def contains_json(kind) -> bool:
     if isinstance(kind, dict):
         return any(map(contains_json, kind.values()))
     if isinstance(kind, (List, LargeList)):
-        return not isinstance(kind.feature, JSON) and contains_json(kind.feature)
-    return isinstance(kind, JSON)
+        return not isinstance(kind.feature, Json) and contains_json(kind.feature)
+    return isinstance(kind, Json)
 
 
 def is_text_or_messages(shape: dict) -> bool:
@@ -157,11 +155,9 @@ def as_written(shape: dict, value: object, text: object, kind, *, in_json: bool 
     is_nan = isinstance(value, float) and value != value
     if value is None or (is_nan and kinds_of(shape) - NUMBERS):  # pandas writes a missing text as NaN
         return None
-    if isinstance(kind, JSON) and not in_json:
+    if isinstance(kind, Json) and not in_json:
         return dump(as_written(shape, value, text, kind, in_json=True))
     kinds = kinds_of(shape)
-    if kinds & {"list", "object"} and not in_json and kind == Value("string"):
-        return dump(value)  # this version of `datasets` has no type for JSON
     if isinstance(kind, List) and is_text_or_messages(shape) and not in_json:
         messages = [{"role": TEXT_ROLE, "content": value}] if isinstance(value, str) else value
         messages = messages if isinstance(messages, list) else [messages]

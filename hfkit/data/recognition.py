@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from datasets import Dataset, List
+from datasets import Dataset, Json, List
 
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import OPTIONAL_COLUMNS, Keep
 from hfkit.data.columns import may_be_input, suggested_mapping, unread_columns
 from hfkit.data.conversations import SYSTEM, is_conversation
-from hfkit.data.conversions import JSON, expression_columns
+from hfkit.data.conversions import expression_columns
 from hfkit.data.formats import PAIR, Format, holds_conversations, matching_format
 from hfkit.data.given_rows import path_in_yaml
 from hfkit.data.message_texts import TEXTS
@@ -89,7 +89,7 @@ def check_list(rows: Dataset, label: str) -> None:
     if len(rows) != 1 or any(map(is_conversation, rows.features.values())):
         return
     for name, kind in rows.features.items():
-        if isinstance(kind, List) and isinstance(kind.feature, (dict, JSON)):
+        if isinstance(kind, List) and isinstance(kind.feature, (dict, Json)):
             raise HfkitError(
                 f"{label} is one object, whose key {name!r} holds a list of {len(rows[0][name])} objects: write only "
                 "that list into the file"

@@ -23,7 +23,7 @@ from hfkit.data.messages import (
     with_json_arguments,
 )
 from hfkit.data.template_limits import UnusableTemplateError, with_remedy
-from hfkit.data.template_source import template_fault, templates_of, variables_in
+from hfkit.data.template_source import cached_by_template, change_templates, template_fault, templates_of, variables_in
 
 # Transformers 5.20 and later can tokenize the text of special tokens in messages as plain characters.
 SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
@@ -68,7 +68,7 @@ class Template:
         if not messages:
             return Rendered("", [])
         options = {**template_kwargs(self.tokenizer), **self.variables, "add_generation_prompt": generation_prompt}
-        if generation_prompt and (header := missing_header(self.tokenizer, repr(self.tokenizer.chat_template))):
+        if generation_prompt and (header := missing_header(self.tokenizer)):
             rendered = self.render(messages)
             return Rendered(rendered.text + header, rendered.ids + self.tokenize(header))
         messages = with_content(messages)
@@ -86,7 +86,7 @@ class Template:
 
     def _apply(self, messages: Messages, options: dict) -> Rendered:
         tokenizer, tools, messages = self.tokenizer, self.tools, [*map(name_reasoning, messages)]
-        if reads_parts(tokenizer, repr(tokenizer.chat_template)):
+        if reads_parts(tokenizer):
             messages = [message | {"content": text_part(message.get("content") or "")} for message in messages]
         has_special = any(map(special_token_pattern(tokenizer).search, iter_strings([messages, tools])))
         if has_special:
@@ -131,8 +131,8 @@ def text_part(text: str) -> list[dict]:
     return [{"type": "text", "text": text}]
 
 
-@cache
-def reads_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+@cached_by_template
+def reads_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether a template reads only message content in parts, like those of some vision models."""
     answer, texts = "hfkit7", []
     for content in (answer, text_part(answer)):
@@ -157,13 +157,13 @@ def require_usable(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
         if fault := template_fault(template):
             raise UnusableTemplateError(f"the chat template of {path} {fault}")
     try:
-        reads_parts(tokenizer, repr(tokenizer.chat_template))
+        reads_parts(tokenizer)
     except UnusableTemplateError as error:
         raise named_fault(path, error.__cause__) from error
 
 
-@cache
-def missing_header(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+@cached_by_template
+def missing_header(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the header of responses that a template does not write as a generation prompt; "" if it writes one."""
     probe, user, answer = Template(tokenizer), {"role": "user", "content": "Hi"}, "hfkit7"
     try:
@@ -207,10 +207,7 @@ def pin_date(tokenizer: PreTrainedTokenizerBase, day: str) -> None:
         text = TODAY_CALL.sub(lambda call: repr(date.strftime(call[2])), template)
         return text if text == template else f"{{# {TODAY}: {day} #}}{text}"
 
-    own = tokenizer.chat_template
-    templates = own if isinstance(own, dict) else {"": own or ""}
-    templates = {name: pinned(template) for name, template in templates.items()}
-    tokenizer.chat_template = templates if isinstance(own, dict) else templates[""] or None
+    change_templates(tokenizer, pinned)
 
 
 def writes_today(tokenizer: PreTrainedTokenizerBase) -> bool:

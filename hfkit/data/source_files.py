@@ -15,13 +15,12 @@ import datasets
 from datasets import packaged_modules
 
 from hfkit.core.file_types import COMPRESSED, FILE_TYPES, SUFFIXES, has_known_suffix
-from hfkit.core.files import read_json_mapping
+from hfkit.core.files import read_json_mapping, read_text
 from hfkit.core.hub_fetch import fetch_file
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.core.limits import UnsafeFileError
 from hfkit.core.links import require_own_file
-from hfkit.core.yaml import read_front_matter, read_mapping
-from hfkit.data.conversions import JSON
+from hfkit.core.yaml import front_matter, parse_yaml
 from hfkit.data.messages import iter_strings
 
 BUILDERS = (*dict.fromkeys(FILE_TYPES.values()),)
@@ -74,8 +73,9 @@ def check_declared(path: str, revision: str | None = None) -> bool:
             check_files(Path(path), [file])
         else:
             file = fetch_file(path, name, revision or "main", repo_type="dataset") if HUB_ID.match(path) else None
-        declared = (read_front_matter(file) if name.endswith(".md") else read_mapping(file)) if file else {}
-        configs = declared.get("configs")
+        text = read_text(file) if file else ""
+        declared = front_matter(text) if name.endswith(".md") else parse_yaml(text)
+        configs = declared.get("configs") if isinstance(declared, dict) else None
         declares = declares or bool(configs)
         for value in names_in(configs):
             if problem := name_problem(value):
@@ -151,5 +151,5 @@ def undecoded(kind):
         return {name: undecoded(field) for name, field in kind.items()}
     if isinstance(kind, (datasets.List, datasets.LargeList)):
         return replace(kind, feature=undecoded(kind.feature))
-    is_media = getattr(kind, "decode", False) is True and not isinstance(kind, JSON)
+    is_media = getattr(kind, "decode", False) is True and not isinstance(kind, datasets.Json)
     return replace(kind, decode=False) if is_media else kind

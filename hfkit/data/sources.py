@@ -41,11 +41,6 @@ from hfkit.data.source_rows import NUMERIC_COLUMNS, read_source, require_column
 PROMPT_SOURCES = ["prompt", "messages", *REPLY_COLUMNS, *TEMPLATE_COLUMNS]
 
 
-def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0) -> Dataset:
-    """Return the rows of one entry, as in `read_entry`."""
-    return read_entry(entry, wanted, needed, seed).rows
-
-
 def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0) -> LoadedSource:
     """Return the rows of one entry with only the columns in `wanted` that it has, and those in `needed`.
 

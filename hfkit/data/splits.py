@@ -159,7 +159,7 @@ def load_splits(
     Held-out rows are removed from the training rows, and counted.
 
     Args:
-        wanted, needed: columns, as for `load_entry`.
+        wanted, needed: columns, as for `read_entry`.
 
     Raises:
         HfkitError: a source cannot be read, the sources of a split have different columns, or no training row is left.

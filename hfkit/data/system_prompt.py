@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from hfkit.core.errors import HfkitError
 from hfkit.data.messages import RenderError
 from hfkit.data.rendering import Template, reads_parts, special_token_pattern, text_part
+from hfkit.data.template_source import change_templates, templates_of
 
 STATEMENT = re.compile(
     r"{#- system_prompt -#}.{0,200}?\[{'role': 'system', 'content': (.*?)}\] \+ messages -%}.{0,20}?{{- '' }}",
@@ -34,9 +35,7 @@ def system_statement(prompt: str, as_parts: bool) -> str:
 
 def system_prompt_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return the system prompt in a tokenizer's chat template, or None."""
-    own = tokenizer.chat_template
-    templates = [*own.values()] if isinstance(own, dict) else [own or ""]
-    found = next((match for match in map(STATEMENT.search, templates) if match), None)
+    found = next((match for match in map(STATEMENT.search, templates_of(tokenizer)) if match), None)
     content = json.loads(found[1]) if found else None
     return content[0]["text"] if isinstance(content, list) else content
 
@@ -47,22 +46,18 @@ def set_system_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
     Raises:
         SystemPromptError: there is no template, or it does not write the prompt verbatim.
     """
-    own = tokenizer.chat_template
-    if not own:
+    if not tokenizer.chat_template:
         if prompt:
             raise SystemPromptError("a system prompt needs a chat template: set chat_template")
         return
     if found := special_token_pattern(tokenizer).search(prompt):
         raise SystemPromptError(f"the system prompt contains the special token {found[0]}: remove it")
-    templates = own if isinstance(own, dict) else {"": own}
-    plain = {name: STATEMENT.sub("", template, count=1) for name, template in templates.items()}
-    tokenizer.chat_template = plain if isinstance(own, dict) else plain[""]
+    change_templates(tokenizer, lambda template: STATEMENT.sub("", template, count=1))
     if not prompt:
         return
     given = rendered(tokenizer, [{**INSTRUCTED, "content": prompt}, ASKED]), rendered(tokenizer, [INSTRUCTED, ASKED])
-    first = system_statement(prompt, reads_parts(tokenizer, repr(tokenizer.chat_template)))
-    templates = {name: first + template for name, template in plain.items()}
-    tokenizer.chat_template = templates if isinstance(own, dict) else templates[""]
+    first = system_statement(prompt, reads_parts(tokenizer))
+    change_templates(tokenizer, lambda template: first + template)
     if "".join(prompt.split()) not in "".join(given[0].split()):
         raise SystemPromptError("the chat template omits the text of a system message: set another chat_template")
     if (rendered(tokenizer, [ASKED]), rendered(tokenizer, [INSTRUCTED, ASKED])) != given:

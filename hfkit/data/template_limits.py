@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import psutil
 from jinja2 import Template, pass_environment
 from jinja2.filters import do_round, sync_do_sum
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -202,8 +203,4 @@ def _limit_memory() -> tuple[int, int] | None:
 
 def data_bytes() -> int:
     """Return the writable memory of this process in bytes; below 0 if unknown."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[5]) * resource.getpagesize()
-    except OSError:  # not Linux: the limit has no effect there either
-        return -(1 << 62)
+    return getattr(psutil.Process().memory_info(), "data", -(1 << 62))  # only Linux has it, and enforces the limit

@@ -1,7 +1,8 @@
 """Parses chat templates within the limits of `template_limits.py`: their variables, and whether they are Jinja."""
 
 import re
-from functools import lru_cache
+from collections.abc import Callable, Hashable
+from functools import cache, lru_cache, wraps
 
 from jinja2 import TemplateSyntaxError, meta
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,26 @@ def templates_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return a tokenizer's chat templates: a single one, or all named ones."""
     own = tokenizer.chat_template
     return [*own.values()] if isinstance(own, dict) else [own or ""]
+
+
+def change_templates(tokenizer: PreTrainedTokenizerBase, change: Callable[[str], str]) -> None:
+    """Change a tokenizer's chat templates: a single one, or all named ones; no template stays none."""
+    own = tokenizer.chat_template
+    if isinstance(own, dict):
+        tokenizer.chat_template = {name: change(template) for name, template in own.items()}
+    elif own:
+        tokenizer.chat_template = change(own)
+
+
+def cached_by_template(function: Callable) -> Callable:
+    """Return a function of a tokenizer and of other values that is computed once for each of its chat templates."""
+    cached = cache(lambda tokenizer, template, *values: function(tokenizer, *values))
+
+    @wraps(function)
+    def call(tokenizer: PreTrainedTokenizerBase, *values: Hashable):
+        return cached(tokenizer, repr(tokenizer.chat_template), *values)
+
+    return call
 
 
 def variables_in(template: str) -> set[str]:

@@ -6,13 +6,13 @@ Often this is not the end-of-text token: `<end_of_turn>`, `<|im_end|>`, `<|eot_i
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.data.messages import RenderError
 from hfkit.data.rendering import Template, special_token_ids, template_kwargs
+from hfkit.data.template_source import cached_by_template
 
 ANSWER = "hfkit7"  # a text that no template contains
 
@@ -35,11 +35,11 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, variables: dict | None = None) 
     if not tokenizer.chat_template:
         return TurnEnd((tokenizer.eos_token_id,))
     variables = {**template_kwargs(tokenizer), **(variables or {})}
-    return _find_turn_end(tokenizer, repr(tokenizer.chat_template), json.dumps(variables, sort_keys=True, default=str))
+    return find_turn_end(tokenizer, json.dumps(variables, sort_keys=True, default=str))
 
 
-@cache
-def _find_turn_end(tokenizer: PreTrainedTokenizerBase, template: str, variables: str) -> TurnEnd:
+@cached_by_template
+def find_turn_end(tokenizer: PreTrainedTokenizerBase, variables: str) -> TurnEnd:
     """Return the tokens that the template writes after a response both within a conversation and at its end.
 
     A token that occurs only at the end of the conversation, such as Phi's end-of-text, does not end a turn.

@@ -16,7 +16,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig
 from hfkit.config.labeling import LabelConfig
@@ -24,7 +24,7 @@ from hfkit.core.console import say
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import write_record
 from hfkit.core.locks import lock_folder
-from hfkit.core.tables import make_console
+from hfkit.core.tables import interval_text, make_console
 from hfkit.evaluation.diversity import diversity_by_temperature
 from hfkit.evaluation.judge_bias import bias_lines, inconsistency_warning, judge_bias, training_judge_warning
 from hfkit.evaluation.judges import Judge, Match, Score, Verdict, human_judge, model_judge, score_judge
@@ -158,11 +158,10 @@ def print_arena(result: dict) -> None:
     """Print ratings, pairs, biases of the judge, and diversity."""
     console = make_console(width=110)
     judge, prompts = result["judge"], result["data"]["prompts"]["kept"]
-    table = Table(title=f"{prompts} prompts, judged by {judge['name']}")
-    for column in ("", "rating (95% interval)", "wins", "ties", "losses"):
-        table.add_column(column, justify="right" if column else "left")
+    numbers = [Column(name, justify="right") for name in ("rating (95% interval)", "wins", "ties", "losses")]
+    table = Table("", *numbers, title=f"{prompts} prompts, judged by {judge['name']}")
     for row in sorted(result["models"], key=lambda row: -row["rating"]):
-        rating = f"{row['rating']:.0f} ({row['low']:.0f} to {row['high']:.0f})"
+        rating = interval_text(row["rating"], row["low"], row["high"], ".0f")
         table.add_row(row["name"], rating, *(str(row[key]) for key in ("wins", "ties", "losses")))
     console.print(table)
     if judge["warning"]:
@@ -170,10 +169,9 @@ def print_arena(result: dict) -> None:
     lines = ["{a} against {b}: {wins_a} won, {ties} tied, {wins_b} lost".format(**pair) for pair in result["pairs"]]
     for line in [*lines, *bias_lines(result["bias"])]:
         console.print(line, highlight=False)
-    table = Table(title="responses over temperatures")
     columns = ("entropy", "distinct_1", "distinct_2", "self_bleu", "length")
-    for column in ("", "temperature", *columns):
-        table.add_column(column, justify="right" if column else "left")
+    numbers = [Column(name, justify="right") for name in ("temperature", *columns)]
+    table = Table("", *numbers, title="responses over temperatures")
     for row in result["diversity"]:
         table.add_row(row["model"], f"{row['temperature']:g}", *(f"{row[column]:.3f}" for column in columns))
     console.print(table)

@@ -14,7 +14,7 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from hfkit.config.evaluation import BenchConfig
 from hfkit.core.console import say
@@ -22,7 +22,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import hash_of, write_record
 from hfkit.core.locks import lock_folder
-from hfkit.core.tables import make_console
+from hfkit.core.tables import interval_text, make_console
 from hfkit.data.caching import tokenizer_hash
 from hfkit.evaluation.bench_metrics import compare_results, results_of_task
 from hfkit.evaluation.bench_models import bench_models
@@ -105,39 +105,25 @@ def without_values(result: dict) -> dict:
 def print_bench(result: dict) -> None:
     """Print the metrics of all models side by side, with 95% intervals, and the differences between models."""
     console = make_console(width=110)
-    table = Table(title=f"lm-evaluation-harness {result['lm_eval']}: metrics with 95% intervals")
     names = [model["name"] for model in result["models"]]
-    for column in ("task", "metric", *names):
-        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    title = f"lm-evaluation-harness {result['lm_eval']}: metrics with 95% intervals"
+    table = Table("task", "metric", *(Column(name, justify="right") for name in names), title=title)
     first = result["results"][names[0]]
     for task, of_task in first.items():
         for metric in of_task["metrics"]:
-            cells = [bench_metric_text(result["results"][name][task]["metrics"].get(metric)) for name in names]
+            found = [result["results"][name][task]["metrics"].get(metric) for name in names]
+            cells = [interval_text(one["value"], one["low"], one["high"]) if one else "" for one in found]
             table.add_row(task, metric, *cells)
     console.print(table)
     if not result["differences"]:
         return
-    table = Table(title="differences, with 95% intervals")
-    for column in ("task", "metric", "from", "to", "difference", "rows compared"):
-        table.add_column(column, justify="right" if column == "difference" else "left")
+    columns = ("task", "metric", "from", "to", Column("difference", justify="right"), "rows compared")
+    table = Table(*columns, title="differences, with 95% intervals")
     for one in result["differences"]:
+        difference = interval_text(one["difference"], one["low"], one["high"], "+.3f")
         kind = "pairwise" if one["is_paired"] else "as two samples"
-        table.add_row(one["task"], one["metric"], one["before"], one["after"], difference_text(one), kind)
+        table.add_row(one["task"], one["metric"], one["before"], one["after"], difference, kind)
     console.print(table)
-
-
-def bench_metric_text(metric: dict | None) -> str:
-    """Return a metric with its interval as text; "" if it was not measured."""
-    if metric is None:
-        return ""
-    interval = "" if metric["low"] is None else f" ({metric['low']:.3f} to {metric['high']:.3f})"
-    return f"{metric['value']:.3f}{interval}"
-
-
-def difference_text(one: dict) -> str:
-    """Return a difference with its interval as text."""
-    interval = "" if one["low"] is None else f" ({one['low']:+.3f} to {one['high']:+.3f})"
-    return f"{one['difference']:+.3f}{interval}"
 
 
 def main(config: BenchConfig) -> int:

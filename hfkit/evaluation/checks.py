@@ -40,11 +40,13 @@ REPLY_KEYS = (
 
 def problems_of(config: EvaluateConfig | ArenaConfig | SampleConfig | BenchConfig) -> list[Problem]:
     """Return every problem of a config; only configs are read, never weights."""
-    if isinstance(config, BenchConfig):
-        return bench_problems(config)
-    if isinstance(config, SampleConfig):
-        return sample_problems(config)
-    return evaluate_problems(config) if isinstance(config, EvaluateConfig) else arena_problems(config)
+    checks = {
+        ArenaConfig: arena_problems,
+        BenchConfig: bench_problems,
+        EvaluateConfig: evaluate_problems,
+        SampleConfig: sample_problems,
+    }
+    return checks[type(config)](config)
 
 
 def bench_problems(config: BenchConfig) -> list[Problem]:

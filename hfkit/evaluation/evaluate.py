@@ -14,14 +14,14 @@ folder alone. The same command resumes an interrupted evaluation.
 from dataclasses import replace
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.core.console import say
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import RECORD, write_record
 from hfkit.core.locks import lock_folder
-from hfkit.core.tables import make_console
+from hfkit.core.tables import interval_text, make_console
 from hfkit.evaluation.language_model import evaluate_language_models
 from hfkit.evaluation.replies import REPLIES
 from hfkit.evaluation.results_file import ResultsFile
@@ -86,9 +86,8 @@ def print_evaluation(evaluation: dict) -> None:
     by_model = evaluation["by_model"]
     rows = evaluation["data"]["test"]["kept"]
     prompts = evaluation["data"].get("prompts", {}).get("kept")
-    table = Table(title=f"{rows} held-out rows" + (f", responses to {prompts} prompts" if prompts else ""))
-    for column in ("", *by_model):
-        table.add_column(column, justify="right" if column else "left")
+    title = f"{rows} held-out rows" + (f", responses to {prompts} prompts" if prompts else "")
+    table = Table("", *(Column(name, justify="right") for name in by_model), title=title)
     for name in dict.fromkeys(name for metrics in by_model.values() for name in metrics):
         if not name.endswith(("_low", "_high")):
             table.add_row(name, *(metric_with_interval(metrics, name) for metrics in by_model.values()))
@@ -101,11 +100,8 @@ def metric_with_interval(metrics: dict, name: str) -> str:
     """Return a metric with its interval as text; "" if it was not measured."""
     if name not in metrics:
         return ""
-    digits = DIGITS.get(name, 3)
-    text = f"{metrics[name]:.{digits}f}"
-    if f"{name}_low" not in metrics:
-        return text
-    return f"{text} ({metrics[f'{name}_low']:.{digits}f} to {metrics[f'{name}_high']:.{digits}f})"
+    ends = (metrics.get(f"{name}_{end}") for end in ("low", "high"))
+    return interval_text(metrics[name], *ends, f".{DIGITS.get(name, 3)}f")
 
 
 def main(config: EvaluateConfig) -> int:

@@ -1,13 +1,12 @@
-"""Loads held-out rows, from a run's record or by name, and measures their likelihood under a language model."""
+"""Loads held-out rows, from a run's record or by name."""
 
 from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
-import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.config.fields import DatasetEntry
@@ -17,15 +16,12 @@ from hfkit.data.caching import tokenizer_hash
 from hfkit.data.columns import can_read
 from hfkit.data.comparisons import COMPARISONS, comparison_encoder, encode_held_out, mask_of
 from hfkit.data.conversions import prompt_of
-from hfkit.data.encoding import count_ids
 from hfkit.data.faults import Fault, split_faults
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, TEXT, encode_instructions, instruction_encoder
 from hfkit.data.messages import Messages
 from hfkit.data.packing import pack_documents
 from hfkit.data.source_rows import source_form
 from hfkit.data.splits import SplitStats, load_rows, load_splits
-from hfkit.models.micro_batches import batches_by_length, call_tokens
-from hfkit.models.token_predictions import cross_entropy, measure_predictions
 from hfkit.records.record import record_of
 
 
@@ -122,49 +118,64 @@ def find_held_out(
     if (start := prompted_start(record)) and not entries:
         record = record_of(start["path"], start["revision"] or "main") or {}
     spec, settings = spec_of(record.get("stage")), record.get("config", {})
-    is_text = spec is not None and spec.form == "text" and not entries
-    is_of_pairs = spec is not None and spec.form == "comparisons"
-    of_policy = not are_pairs and (hold_comparisons(entries, is_of_pairs) if entries else is_of_pairs)
-    columns = COMPARISONS if are_pairs or of_policy else TEXT if is_text else INSTRUCTIONS
-    held_out = entries or [DatasetEntry(**entry) for entry in settings.get("eval_datasets") or []]
-    if held_out:
-        rows, stats = load_rows("test", held_out, columns, seed=record.get("seed") or 0)
-        rows = stats.capped(rows)
-        known = record.get("data", {}).get("test")
-    elif settings.get("test_split_size"):
-        split = SimpleNamespace(eval_datasets=None, test_split_size=settings["test_split_size"], seed=record["seed"])
-        split.datasets = [DatasetEntry(**entry) for entry in settings["datasets"]]
-        _, rows, splits = load_splits(split, columns)
-        stats, known = splits["train"], record["data"]["train"]
-    else:
-        raise HfkitError("the record of the model names no held-out rows")
-    if not entries and [source["sha256"] for source in known["sources"]] != [one["sha256"] for one in stats.sources]:
-        raise HfkitError("the held-out rows have changed since training")
+    form = spec.form if spec else None
+    of_policy = not are_pairs and (hold_comparisons(entries, form) if entries else form == "comparisons")
+    columns = TEXT if form == "text" and not entries else INSTRUCTIONS
+    rows, sources = load_held_out_rows(record, COMPARISONS if are_pairs or of_policy else columns, entries)
     if len(rows) > limit:
         indices = range(limit) if seed is None else np.random.default_rng(seed).choice(len(rows), limit, replace=False)
         rows = rows.select(sorted(indices))
-    stats = SplitStats("test", stats.sources, len(rows), len(rows))
+    stats = SplitStats("test", sources, len(rows), len(rows))
     length = settings.get("max_length") or settings.get("block_size") or 1024
     return HeldOut(rows, stats, are_pairs or of_policy, length, of_policy, None if entries else settings)
 
 
-def hold_comparisons(entries: list[DatasetEntry], is_preferred: bool) -> bool:
+def load_held_out_rows(
+    record: dict, columns: list[str], entries: list[DatasetEntry] | None
+) -> tuple[Dataset, list[dict]]:
+    """Return all held-out rows of a run, or those of `entries`, and their sources.
+
+    Raises:
+        HfkitError: as `find_held_out`.
+    """
+    settings, data = record.get("config", {}), record.get("data", {})
+    if held_out := entries or [DatasetEntry(**entry) for entry in settings.get("eval_datasets") or []]:
+        rows, stats = load_rows("test", held_out, columns, seed=record.get("seed") or 0)
+        rows, split = stats.capped(rows), "test"
+    elif size := settings.get("test_split_size"):
+        config = SimpleNamespace(eval_datasets=None, test_split_size=size, seed=record["seed"])
+        config.datasets = [DatasetEntry(**entry) for entry in settings["datasets"]]
+        split = "train"
+        _, rows, splits = load_splits(config, columns)
+        stats = splits[split]
+    else:
+        raise HfkitError("the record of the model names no held-out rows")
+    if not entries:
+        before, now = ([source["sha256"] for source in of] for of in (data[split]["sources"], stats.sources))
+        if before != now:
+            raise HfkitError("the held-out rows have changed since training")
+    return rows, stats.sources
+
+
+def hold_comparisons(entries: list[DatasetEntry], form: str | None) -> bool:
     """Return whether datasets that are evaluated on by a policy hold pairs or rankings.
 
     Args:
-        is_preferred: whether rows that are instructions too, such as those of KTO, count as comparisons.
+        form: of the rows that the policy was trained on: after comparisons, rows that are instructions too, such as
+            those of KTO, count as comparisons.
 
     Raises:
         HfkitError: the rows cannot be read.
     """
 
     def can_be(entry: DatasetEntry, columns: list[str], named: set[str]) -> bool:
-        form = source_form(entry, columns)
-        return can_read(columns, form) if form else bool(named & {*(entry.columns or {})})
+        found = source_form(entry, columns)
+        return can_read(columns, found) if found else bool(named & {*(entry.columns or {})})
 
     are_comparisons = all(can_be(entry, COMPARISONS, {"chosen", "replies"}) for entry in entries)
     instructions = {*INSTRUCTIONS} - {"prompt", "tools"}
-    return are_comparisons and (is_preferred or not all(can_be(entry, INSTRUCTIONS, instructions) for entry in entries))
+    are_instructions = all(can_be(entry, INSTRUCTIONS, instructions) for entry in entries)
+    return are_comparisons and (form == "comparisons" or not are_instructions)
 
 
 def labeled(pairs: Dataset, side: int) -> Dataset:
@@ -184,7 +195,7 @@ def labeled(pairs: Dataset, side: int) -> Dataset:
 def packed_rows(rows: Dataset, tokens_per_byte: float) -> Dataset:
     """Return packed texts as rows of `input_ids`, `labels` and `bytes`; documents of a row attend to each other."""
     if "seq_lengths" in rows.column_names:
-        rows = rows.map(apart, batched=True, remove_columns=rows.column_names)
+        rows = rows.map(unpack_documents, batched=True, remove_columns=rows.column_names)
 
     def complete(row: dict) -> dict:
         return {"labels": [IGNORE, *row["input_ids"][1:]], "bytes": (len(row["input_ids"]) - 1) / tokens_per_byte}
@@ -192,7 +203,7 @@ def packed_rows(rows: Dataset, tokens_per_byte: float) -> Dataset:
     return rows.map(complete)
 
 
-def apart(batch: dict) -> dict:
+def unpack_documents(batch: dict) -> dict:
     """Return the documents of packed rows, one row each."""
     documents = []
     for ids, lengths in zip(batch["input_ids"], batch["seq_lengths"], strict=True):
@@ -235,58 +246,3 @@ def prompt_and_reply(row: dict) -> tuple[str | Messages, str | None] | None:
     following = (row.get("messages") or [])[len(prompt) :]
     reply = following[0]["content"] if following else row.get("response") or row.get("completion")
     return prompt, reply if isinstance(reply, str) else None
-
-
-@dataclass
-class TextLikelihoods:
-    """For each of N texts, as (N,): negative log-likelihood in nats, predicted tokens, and their bytes in UTF-8."""
-
-    nats: np.ndarray
-    tokens: np.ndarray
-    sizes: np.ndarray
-
-
-@torch.no_grad()
-def text_likelihoods(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, batch_size: int = 8
-) -> TextLikelihoods:
-    """Return how likely a model finds the labeled tokens of encoded rows (`input_ids`, `labels`).
-
-    If the first token of a text has a label, the text follows an end-of-text token, as in pretraining.
-    """
-    figures: list = [None] * len(rows)
-    model.eval()
-    lengths = count_ids(rows.select_columns("input_ids").with_format("arrow")[:]["input_ids"])
-    for part in batches_by_length(lengths, batch_size, call_tokens(model)):
-        indices = part.tolist()
-        batch = rows[indices]
-        pairs = [prepend_eos(*pair, tokenizer) for pair in zip(batch["input_ids"], batch["labels"], strict=True)]
-        nats = label_nats(model, tokenizer, pairs)
-        for index, (_, labels) in enumerate(pairs):
-            predicted = [label for label in labels[1:] if label != IGNORE]
-            text = "" if "bytes" in batch else tokenizer.decode(predicted, skip_special_tokens=True)
-            size = batch["bytes"][index] if "bytes" in batch else len(text.encode())
-            figures[indices[index]] = (nats[index], len(predicted), size)
-    return TextLikelihoods(*map(np.array, zip(*figures, strict=True)))
-
-
-def label_nats(model, tokenizer, pairs: list[tuple[list[int], list[int]]]) -> list[float]:
-    """Return the negative log-likelihood of each row's labels, in nats; a row is its ids and labels."""
-    ids = {"input_ids": [ids for ids, _ in pairs]}
-    padded = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(model.device)
-    inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
-    width = inputs["input_ids"].shape[1]
-    rows = [labels[1:] + [IGNORE] * (width + 1 - len(labels)) for _, labels in pairs]
-    targets = torch.tensor(rows, device=model.device)
-    (nats,) = measure_predictions(model, inputs, targets, cross_entropy)
-    return [float(one.sum()) for one in nats.split((targets != IGNORE).sum(1).tolist())]
-
-
-def prepend_eos(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Return ids and labels, with an end-of-text token before them if the first token has a label.
-
-    The row then drops its last id, from which nothing is predicted, so its length does not grow.
-    """
-    if labels[0] == IGNORE or ids[0] in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        return ids, labels
-    return [tokenizer.eos_token_id, *ids[:-1]], [IGNORE, *labels]

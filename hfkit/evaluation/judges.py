@@ -10,7 +10,7 @@ from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import hash_of
 from hfkit.core.progress import track_progress
-from hfkit.data.messages import Messages, as_messages
+from hfkit.data.messages import Messages, readable_turns
 from hfkit.evaluation.replies import Subject
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.generation import likelihoods
@@ -148,4 +148,4 @@ def ask_verdict(left: int) -> float:
 
 def conversation_text(prompt: str | Messages) -> str:
     """Return a conversation as text, each message after its role."""
-    return "\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in as_messages(prompt))
+    return "\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in readable_turns(prompt))

@@ -5,10 +5,11 @@ from hfkit.config.registry import spec_of
 from hfkit.core.console import say, warn
 from hfkit.data.splits import SplitStats
 from hfkit.evaluation.diversity import reply_diversity
-from hfkit.evaluation.held_out import HeldOut, labeled, load_held_out, start_of, text_likelihoods
+from hfkit.evaluation.held_out import HeldOut, labeled, load_held_out, start_of
 from hfkit.evaluation.prompts import load_prompts, rows_with_prompts, sample_rows, shared_prompts
 from hfkit.evaluation.replies import SUBJECT_KEYS, Reply, Sampling, Subject, have_ended, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
+from hfkit.evaluation.text_likelihoods import text_likelihoods
 from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.metrics.formulas import bits_per_byte, exact_match, kl_per_reply, perplexity, self_bleu
 from hfkit.models.generation import likelihoods

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.data.splits import SplitStats
-from hfkit.evaluation.held_out import find_held_out, text_likelihoods
+from hfkit.evaluation.held_out import find_held_out
+from hfkit.evaluation.text_likelihoods import text_likelihoods
 from hfkit.metrics.formulas import perplexity
 from hfkit.metrics.preference import metrics_of_margins
 from hfkit.models.reward_model import RewardModel

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from hfkit.core.console import say, warn
-from hfkit.core.errors import HfkitError, reason
 from hfkit.core.files import hash_of
 from hfkit.core.progress import track_progress
 from hfkit.data.chat_template import encode_prompt, turn_end_ids
@@ -72,11 +71,8 @@ class Subject:
     ):
         self.name, self.path, self.revision, self.dtype = name, path, revision, dtype
         self.rollout_engine = rollout_engine
-        try:
-            options = {"chat_template_kwargs": chat_template_kwargs, "system_prompt": system_prompt}
-            self.tokenizer = load_tokenizer(path, revision, **options)
-        except (OSError, ValueError) as error:
-            raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
+        options = {"chat_template_kwargs": chat_template_kwargs, "system_prompt": system_prompt}
+        self.tokenizer = load_tokenizer(path, revision, **options)
         if fault := variables_fault(self.tokenizer, chat_template_kwargs or {}):
             warn(f"{path}: {fault}")
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from hfkit.config.evaluation import SampleConfig
 from hfkit.core.console import say
@@ -25,7 +25,7 @@ from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import hash_of, read_json_mapping, write_json_lines, write_record
 from hfkit.core.locks import lock_folder
 from hfkit.core.progress import track_progress
-from hfkit.core.tables import make_console
+from hfkit.core.tables import interval_text, make_console
 from hfkit.evaluation.answers import answer_extractor
 from hfkit.evaluation.plots import plot_samples
 from hfkit.evaluation.prompts import load_models_and_prompts
@@ -209,12 +209,11 @@ def print_samples(result: dict) -> None:
     for key, title, column in (("best_of_n", "best of n", "score"), ("votes", "majority of n", "accuracy")):
         if not result[key]:
             continue
-        table = Table(title=title)
-        for name in ("n", f"{column} (95% interval)", *(["KL, at most (nats)"] if column == "score" else [])):
-            table.add_column(name, justify="right")
+        names = ["n", f"{column} (95% interval)", *(["KL, at most (nats)"] if column == "score" else [])]
+        table = Table(*(Column(name, justify="right") for name in names), title=title)
         for row in result[key]:
-            cells = [str(row["n"]), f"{row[column]:.3f} ({row['low']:.3f} to {row['high']:.3f})"]
-            table.add_row(*cells, *(["-" if row["kl"] is None else f"{row['kl']:.2f}"] if column == "score" else []))
+            kl = ["-" if row["kl"] is None else f"{row['kl']:.2f}"] if column == "score" else []
+            table.add_row(str(row["n"]), interval_text(row[column], row["low"], row["high"]), *kl)
         console.print(table)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 
+from hfkit.evaluation.instruction_rows import instruction_rows
 from hfkit.evaluation.prompts import OPTIONS
 
 
@@ -35,18 +36,11 @@ def rankings_of(
 
 
 def best_rows(rows: list[dict], texts: list[list[str]], scores: np.ndarray) -> list[dict]:
-    """Return the best response to each prompt as rows for SFT, all of one form; an empty response is never the best."""
-    are_messages = any(not isinstance(row["prompt"], str) for row in rows)
+    """Return the best response to each prompt as rows for SFT; an empty response is never the best."""
     best = []
     for row, own, rewards in zip(rows, texts, scores, strict=True):
-        ranked = [text for _, text in sorted(zip(-rewards, own, strict=True), key=lambda pair: pair[0]) if text]
-        if not ranked:
-            continue
-        options = {name: row[name] for name in OPTIONS if row.get(name)}
-        if are_messages:
-            prompt = row["prompt"]
-            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            best.append({"messages": [*turns, {"role": "assistant", "content": ranked[0]}], **options})
-        else:
-            best.append({"prompt": row["prompt"], "response": ranked[0], **options})
-    return best
+        written = [(reward, text) for reward, text in zip(rewards, own, strict=True) if text]
+        if written:
+            options = {name: row[name] for name in OPTIONS if row.get(name)}
+            best.append((row["prompt"], max(written, key=lambda pair: pair[0])[1], options))
+    return instruction_rows(best)

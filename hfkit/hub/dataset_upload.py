@@ -1,4 +1,4 @@
-"""Upload a dataset to its repository: a folder with data files, or the files that a data card names."""
+"""Push a dataset to its repository: a folder with data files, or the files that a data card names."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,10 +14,11 @@ from hfkit.hub.cards.dataset_card import DatasetContent, dataset_card
 from hfkit.hub.cards.hand_edits import README, ParsedCard, latest_card, read_card, with_edit_hash
 from hfkit.hub.dataset_files import DataFile, Selection, load_data_files, select_dataset_files
 from hfkit.hub.model_files import RepoFile
+from hfkit.hub.push import run_uploads
 from hfkit.hub.repo import Repo
 from hfkit.hub.repo_checks import visibility_problems
 from hfkit.hub.secret_scan import secrets_in_files, secrets_in_rows
-from hfkit.hub.upload import Upload
+from hfkit.hub.upload import Pushed, Upload
 from hfkit.hub.upload_plan import UploadPlan
 
 
@@ -97,6 +98,28 @@ class DatasetUpload(Upload):
         """Write the pushed card into the folder, with the hash that reveals later edits; a data card is unchanged."""
         if self.card is None:
             write_text(self.folder / README, with_edit_hash(self.plan.files[README].data.decode()))
+
+
+def push_data(
+    source: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str = "main",
+    tag: str | None = None,
+    message: str | None = None,
+) -> Pushed:
+    """Push a dataset to a dataset repository, in one commit; the repository is created if it does not exist.
+
+    Args:
+        source: a folder with data files, or a data card, by name or as a .md file.
+        repo_id, private, revision, tag, message: as in `hfkit.hub.push.push`.
+
+    Raises:
+        ConfigError, HfkitError: as `hfkit.hub.push.push`.
+    """
+    upload = DatasetUpload.of(str(source), repo_id, private, revision, tag, message)
+    return run_uploads([upload], [], f"the push of {source} to {repo_id}")
 
 
 def config_problems(card: str, names: list[str]) -> list[Problem]:

@@ -65,10 +65,8 @@ def alpha_of_coincidences(matrix: NDArray[np.float64]) -> float:
     return float(1 - (totals.sum() - 1) * (matrix.sum() - np.trace(matrix)) / expected) if expected else float("nan")
 
 
-def bootstrap_alpha(
-    rows: Sequence[NDArray[np.int64]], level: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> tuple[float | None, float | None]:
-    """Return the percentile bootstrap interval of alpha over rows, whose pairs stay together.
+def bootstrap_alpha(rows: Sequence[NDArray[np.int64]]) -> tuple[float | None, float | None]:
+    """Return the 95% percentile interval of alpha by bootstrap over rows, whose pairs stay together.
 
     Resamples in which alpha is undefined are left out; with fewer than two rows there is no interval.
     """
@@ -76,13 +74,13 @@ def bootstrap_alpha(
     if len(rows) < 2:
         return None, None
     matrices = np.stack([coincidences(counts) for counts in rows])
-    random, found = np.random.default_rng(seed), np.empty(resamples)
-    for index in range(resamples):
+    random, found = np.random.default_rng(0), np.empty(1000)
+    for index in range(len(found)):
         drawn = np.bincount(random.integers(0, len(rows), len(rows)), minlength=len(rows))
         found[index] = alpha_of_coincidences(np.tensordot(drawn, matrices, axes=1))
     if np.isnan(found).all():
         return None, None
-    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(found, [0.025, 0.975])
     return float(low), float(high)
 
 

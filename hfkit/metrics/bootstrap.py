@@ -4,10 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-def bootstrap_interval(
-    values: ArrayLike, weights: ArrayLike | None = None, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a mean or of a ratio of sums (Efron and Tibshirani 1993, ch. 13).
+def bootstrap_interval(values: ArrayLike, weights: ArrayLike | None = None) -> tuple[float, float]:
+    """Return the 95% percentile interval of a mean or of a ratio of sums (Efron and Tibshirani 1993, ch. 13).
 
     Args:
         values: one value per sample, (N,).
@@ -15,9 +13,9 @@ def bootstrap_interval(
     """
     values = np.asarray(values, dtype=float)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=float)
-    random, means = np.random.default_rng(seed), np.empty(resamples)
-    for index in range(resamples):  # one at a time: resampling a million values at once would take 32 GB
+    random, means = np.random.default_rng(0), np.empty(2000)
+    for index in range(len(means)):  # one at a time: resampling a million values at once would take 32 GB
         picks = random.integers(0, len(values), len(values))
         means[index] = values[picks].sum() / weights[picks].sum()
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

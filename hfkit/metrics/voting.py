@@ -13,7 +13,7 @@ def majority(answers: Sequence[str | None]) -> str | None:
 
 
 def majority_accuracy(
-    answers: Sequence[Sequence[str | None]], references: Sequence[str], n: int, draws: int = 100, seed: int = 0
+    answers: Sequence[Sequence[str | None]], references: Sequence[str], n: int, draws: int = 100
 ) -> np.ndarray:
     """Return how often the majority of n answers is right, for each question, (N,).
 
@@ -23,7 +23,7 @@ def majority_accuracy(
         answers: K answers to each of N questions; None where a response has no answer.
         references: the right answers.
     """
-    random, shares = np.random.default_rng(seed), np.empty(len(answers))
+    random, shares = np.random.default_rng(0), np.empty(len(answers))
     for index, (own, reference) in enumerate(zip(answers, references, strict=True)):
         count = len(own)
         picks = [random.permutation(count)[:n] for _ in range(draws if n < count else 1)]

@@ -1,6 +1,7 @@
 """Determines the shape of the adapter that a stage trains: its LoRA configuration, and the modules that it matches."""
 
 import copy
+import re
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hfkit.config.fields import ALL_LINEAR, DEFAULT_LORA_RANK
 from hfkit.models.classifiers import provide_classifier, without_weights
 from hfkit.models.direct_weights import direct_weights, is_target
+from hfkit.models.multimodal import parts_without_text
 from hfkit.records.source import Source
 
 HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
@@ -18,6 +20,8 @@ SHAPE = ("target_modules", "exclude_modules", "target_parameters", "rank_pattern
 SHAPE += ("lora_bias", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "trainable_token_indices")
 SHAPE += ("ensure_weight_tying",)
 """Settings that a trainable copy of an adapter keeps."""
+WITHOUT_TEXT = "parts-without-text"
+"""Like PEFT's "all-linear", a value that depends on the model: `fit_to_model` replaces it by `parts_without_text`."""
 LARGEST_BUFFERS = 4 << 30
 """Maximum bytes of the buffers that a model computes from its config alone."""
 
@@ -32,7 +36,8 @@ def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
     whole += [name for name in saved or [] if name not in CLASSIFIER_HEADS]
     shape = {name: start[name] for name in SHAPE if start.get(name) is not None}
     if not start:
-        shape = {"target_modules": config.lora_target_modules or ALL_LINEAR, "use_dora": config.use_dora}
+        shape = {"target_modules": config.lora_target_modules or ALL_LINEAR, "exclude_modules": WITHOUT_TEXT}
+        shape["use_dora"] = config.use_dora
     return LoraConfig(
         task_type=task_type,
         r=rank,
@@ -48,12 +53,13 @@ def fit_to_model(shape: LoraConfig, model: PreTrainedModel) -> LoraConfig:
     """Return the configuration adjusted to a model.
 
     An adapter of a language model may have trained its head in full, which a classifier lacks. LoRA on the experts of
-    a mixture has no dropout. `direct_weights` get none.
+    a mixture has no dropout. `direct_weights` get none. A new adapter of a multimodal model adapts its text model only.
 
     Raises:
         ValueError: the adapter matches no module, one that PEFT cannot adapt, or one of `direct_weights`.
     """
     shape = copy.deepcopy(shape)
+    exclude_parts_without_text(shape, model)
     exclude_direct_weights(shape, model)
     if shape.modules_to_save:
         modules = [name for name, _ in model.named_modules()]
@@ -67,6 +73,13 @@ def fit_to_model(shape: LoraConfig, model: PreTrainedModel) -> LoraConfig:
     return shape
 
 
+def exclude_parts_without_text(shape: LoraConfig, model: PreTrainedModel) -> None:
+    """Replace `WITHOUT_TEXT` by the names of a model's linear layers that read images or sound; None without any."""
+    if shape.exclude_modules == WITHOUT_TEXT:
+        parts = "|".join(map(re.escape, parts_without_text(model)))
+        shape.exclude_modules = rf"({parts})(\..*)?" if parts else None
+
+
 def exclude_direct_weights(shape: LoraConfig, model: PreTrainedModel) -> None:
     """Exclude a model's `direct_weights` from "all linear layers".
 
@@ -76,10 +89,12 @@ def exclude_direct_weights(shape: LoraConfig, model: PreTrainedModel) -> None:
     direct, targets = direct_weights(model.config), shape.target_modules or []
     matched = [name for name, _ in model.named_modules() if is_target(name, direct)]
     names = sorted({name.rpartition(".")[2] for name in matched})
+    excluded = shape.exclude_modules or []
     if names and targets == ALL_LINEAR:
-        shape.exclude_modules = names
+        layers = rf"(.*\.)?({'|'.join(names)})"
+        shape.exclude_modules = f"{excluded}|{layers}" if isinstance(excluded, str) else names
         return
-    left = [name for name in matched if not is_target(name, shape.exclude_modules or [])]
+    left = [name for name in matched if not is_target(name, excluded)]
     if found := next((name for name in left if is_target(name, targets)), None):
         layer = found.rpartition(".")[2]
         raise ValueError(f"LoRA on {layer} has no effect in {model.config.model_type}, or a wrong one")

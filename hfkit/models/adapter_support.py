@@ -5,8 +5,7 @@ An adapter is refused, before any weights are loaded, if a copy of it would comp
 
 from dataclasses import fields
 
-import peft
-from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig
+from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig, NoMatchingPeftModuleError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hfkit.core.errors import HfkitError
@@ -19,8 +18,6 @@ WITHOUT_EFFECT = ("task_type", "peft_type", "auto_mapping", "peft_version", "bas
 WITHOUT_EFFECT += ("inference_mode", "lora_dropout", "bias", "init_lora_weights", "megatron_core", "runtime_config")
 WITHOUT_EFFECT += ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "qalora_group_size")
 """Settings that do not change what a trained adapter computes, or that are checked separately below."""
-NO_MATCH: type[Exception] | tuple = getattr(peft, "NoMatchingPeftModuleError", ())
-"""PEFT's error for modules that match nothing; older versions have no separate error for it."""
 KNOWN = {field.name for field in fields(LoraConfig)}
 HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")
 """Initializations that do not change the base: the weights of the adapter replace them."""
@@ -112,7 +109,7 @@ def is_known(config: PreTrainedConfig, targets: list[str] | str) -> bool:
     """Return whether PEFT matches `target_modules` to any module, even one that it cannot adapt."""
     try:
         get_on_meta(on_meta(config, AutoModelForCausalLM), LoraConfig(task_type="CAUSAL_LM", target_modules=targets))
-    except NO_MATCH:
+    except NoMatchingPeftModuleError:
         return False
     except ValueError:
         return True

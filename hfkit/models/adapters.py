@@ -15,6 +15,7 @@ from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.adapter_shape import CLASSIFIER_HEADS
 from hfkit.models.adapter_support import require_supported
+from hfkit.models.multimodal import describe_multimodal
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.models.stored_weights import require_finite
 from hfkit.models.zero import is_partitioned
@@ -57,17 +58,22 @@ def require_reward_adapter(source: Source) -> None:
 
 
 def record_base(model) -> dict:
-    """Return the entries of a model's base in a run's record; {} for a full model.
+    """Return the entries of a model's base in a run's record; of a full model, only those of `describe_multimodal`.
 
     These are its identity, `base`, and the layers that its quantization skips besides the default ones,
     `unquantized_modules`.
     """
+    multimodal = describe_multimodal(model)
     if not isinstance(model, PeftModel):
-        return {}
+        return multimodal
     config = model.peft_config["default"]
     skipped = getattr(getattr(model.config, "quantization_config", None), "llm_int8_skip_modules", None)
     unquantized = {"unquantized_modules": skipped} if skipped else {}
-    return {"base": base_identity(config.base_model_name_or_path, config.revision or "main"), **unquantized}
+    return {
+        "base": base_identity(config.base_model_name_or_path, config.revision or "main"),
+        **unquantized,
+        **multimodal,
+    }
 
 
 def load_adapter(model: PreTrainedModel | PeftModel, source: Source, to_merge: bool = False, **options) -> PeftModel:

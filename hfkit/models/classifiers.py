@@ -26,9 +26,8 @@ def provide_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None
     Returns:
         its classifier: Transformers' own, else a generic one; None if none can be created or registered.
     """
-    for kind in (type(config), type(config.get_text_config())):
-        if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:  # iterating over it would import all architectures
-            return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[kind]
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:  # iterating over it would import all architectures
+        return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     prefix = backbone_name(config)
     if prefix is None:
         return None

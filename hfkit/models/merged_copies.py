@@ -161,15 +161,6 @@ def linear_of(layer: torch.nn.Module, weight: torch.nn.Parameter) -> torch.nn.Li
     return linear.eval()
 
 
-@contextmanager
-def temporarily_merged(model: PeftModel, bf16: bool = False):
-    """Let the model compute, without gradients, with its adapter merged into copies of its current matrices."""
-    copies = MergedCopies(model, bf16)
-    copies.sync()
-    with copies.active():
-        yield
-
-
 def round_randomly(weight: torch.Tensor) -> torch.Tensor:
     """Round a float32 tensor to bfloat16, each number up or down at random, with the correct expected value.
 

@@ -4,6 +4,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
 from hfkit.core.errors import HfkitError, reason
+from hfkit.models.multimodal import language_config
 from hfkit.records.bounds import model_config_fault
 from hfkit.records.source import find_file, read_json
 
@@ -46,7 +47,7 @@ def attention_widths(config: PreTrainedConfig) -> tuple[int, int, int]:
 
 
 def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
-    """Return the config of a full model.
+    """Return the config of a full model; of a multimodal one, see `language_config`.
 
     Raises:
         HfkitError: the config cannot be read, is out of bounds, or pads with a token that the embedding lacks.
@@ -60,6 +61,7 @@ def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
     except Exception as error:  # Transformers raises errors of any kind for a broken config
         raise HfkitError(f"the config.json of {path} cannot be read: {reason(error)}") from error
+    config = language_config(config)
     config.name_or_path = path
     text_config = config.get_text_config()
     pad, size = getattr(text_config, "pad_token_id", None), getattr(text_config, "vocab_size", None)

@@ -1,10 +1,11 @@
-"""Chooses the attention for packed rows, and tests that it separates their documents."""
+"""Chooses the attention for packed rows, collates them, and tests that their documents are separated."""
 
 import torch
 from accelerate.utils import send_to_device
 from huggingface_hub import is_offline_mode
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, Trainer
 from transformers.utils import is_flash_attn_2_available
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from hfkit.core.compat import attention_of, supports_flash_attention
 from hfkit.core.console import say
@@ -35,6 +36,11 @@ def packed_attention(config, model_config: PreTrainedConfig) -> str | None:
     remedy = " (pip install 'hfkit[kernels]' for flash attention)" if is_possible and is_bf16 else ""
     say(f"packing: attention is computed over whole rows and masked between documents{remedy}")
     return None
+
+
+def separating_collator(tokenizer) -> DataCollatorForLanguageModeling:
+    """Return a collator that joins rows into one row (1, tokens); no document predicts the start of the next one."""
+    return DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=True)
 
 
 @torch.no_grad()

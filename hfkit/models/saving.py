@@ -9,7 +9,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
-from hfkit.data.chat_template import turn_end_ids
+from hfkit.models.generation import stop_ids
 from hfkit.records.source import read_json
 
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -40,12 +40,8 @@ def save_model(
     if model.can_generate():
         generation = model.generation_config
         generation.pad_token_id = tokenizer.pad_token_id
-        given, ends = generation.eos_token_id, turn_end_ids(tokenizer)
-        if given is None:
-            generation.eos_token_id = ends if len(ends) > 1 else ends[0]
-        else:
-            given = given if isinstance(given, list) else [given]
-            generation.eos_token_id = [*given, *(token for token in ends if token not in given)]
+        ends = stop_ids(generation, tokenizer)
+        generation.eos_token_id = ends[0] if generation.eos_token_id is None and len(ends) == 1 else ends
         generation.save_pretrained(folder)
 
 

@@ -37,19 +37,19 @@ def loader_of(path: str, revision: str, head: type, allow_pickle: bool = False, 
     folder = path if allow_pickle and not os.path.isdir(path) else local_folder(path, revision, MODEL_FILES)
     if os.path.isdir(folder):
         require_own_shards(Path(folder), ("safetensors", "bin") if allow_pickle else ("safetensors",))
-    options = {}
+    config = read_config(path, revision)
     if head is AutoModelForSequenceClassification:
-        provide_classifier(read_config(path, revision))
-        options["num_labels"] = 1
+        provide_classifier(config)
+        config.num_labels = 1
     load = partial(
         head.from_pretrained,
         folder,
+        config=config,
         revision=revision,
         use_safetensors=None if allow_pickle else True,
         trust_remote_code=False,
         ignore_mismatched_sizes=True,  # `require_whole` names them
         output_loading_info=True,
-        **options,
     )
     return load if has_head else suppress_seqcls_warning()(load)
 

@@ -10,13 +10,13 @@ from hfkit.config.evaluation import ArenaConfig
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
 from hfkit.core.files import write_record
-from hfkit.core.tables import make_console
+from hfkit.core.tables import interval_text, make_console
 from hfkit.data.chat_template import encode_prompt, encode_text
 from hfkit.evaluation.arena import arena
 from hfkit.evaluation.diversity import reply_diversity
-from hfkit.evaluation.held_out import text_likelihoods
 from hfkit.evaluation.replies import REPLIES, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
+from hfkit.evaluation.text_likelihoods import text_likelihoods
 from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.metrics.formulas import bits_per_byte, kl_per_reply
 from hfkit.metrics.preference import metrics_of_margins
@@ -140,7 +140,7 @@ def print_summary(summary: dict, root: Path) -> None:
     rows = {
         "held-out bits per byte": lambda m: f"{m['bits_per_byte']:.3f}",
         "exact answers": lambda m: f"{m['exact_answer']:.2f}",
-        "gold score (95% interval)": lambda m: "{:.3f} ({:.3f} to {:.3f})".format(m["gold"], *m["gold_interval"]),
+        "gold score (95% interval)": lambda m: interval_text(m["gold"], *m["gold_interval"]),
         "reward model's score": lambda m: f"{m['reward']:.2f}",
         "KL to SFT (nats/response)": lambda m: f"{m['kl_to_sft']:.2f}",
         "entropy (nats/token)": lambda m: f"{m['entropy']:.3f}",

@@ -39,6 +39,7 @@ LARGEST_RANK = 1 << 14
 LARGEST_OF_ADAPTER = 1 << 32
 LONGEST_BASE = 4096
 RANKS = ("r", "init_r", "target_r", "num_virtual_tokens", "adapter_len")
+RANK_PATTERNS = ("rank_pattern", "alpha_pattern")
 PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "target_parameters", "modules_to_save")
 LOADS_MORE = ("megatron_config", "prompt_tuning_init_state_dict_path", "shadow_model", "adapters")
 """Settings with which an adapter makes PEFT import modules or open other files."""
@@ -97,31 +98,40 @@ def adapter_fault(settings: dict) -> str | None:
     base = settings.get("base_model_name_or_path")
     if isinstance(base, str) and (len(base) > LONGEST_BASE or base.startswith("-") or not base.isprintable()):
         return f"base_model_name_or_path is {shown(base)}, neither a folder nor a Hub id"
+    if fault := pattern_fault(settings) or rank_fault(settings):
+        return fault
+    for name, value in walk(settings):
+        if "key" not in name and any(abs(one) > LARGEST_OF_ADAPTER for one in whole_numbers(value)):
+            return f"{name} is {shown(value)}, more than {LARGEST_OF_ADAPTER}"
+    return None
+
+
+def pattern_fault(settings: dict) -> str | None:
+    """Return which setting of an adapter names modules in a wrong way, or by a regular expression without bounds."""
+    patterns = []
     for name in PATTERNS:
         value = settings.get(name)
-        listed = [value] if isinstance(value, str) else [*value] if isinstance(value, list) else []
-        if not all(isinstance(one, str) for one in listed) or not isinstance(value, (str, list, type(None))):
+        names = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(one, str) for one in names):
             return f"{name} is {shown(value)}, not a list of names"
-    patterns = [one for name in PATTERNS for one in [settings.get(name)] if isinstance(one, str)]
-    layers = settings.get("layers_pattern")
-    patterns += layers if isinstance(layers, list) else []
-    for name in ("rank_pattern", "alpha_pattern"):
+        if isinstance(value, str) or name == "layers_pattern":  # other lists have names, not regular expressions
+            patterns += names
+    for name in RANK_PATTERNS:
         ranks = settings.get(name) or {}
         if not isinstance(ranks, dict) or not all(isinstance(one, (int, float)) for one in ranks.values()):
             return f"{name} is {shown(ranks)}, not a mapping of names to numbers"
         patterns += ranks
-    for pattern in patterns:
-        if fault := regex_fault(pattern):
-            return f"the regular expression {shown(pattern)} {fault}"
-    ranks = [(name, settings[name]) for name in RANKS if name in settings] + [
-        ("rank_pattern", one) for one in (settings.get("rank_pattern") or {}).values()
-    ]
+    faults = ((pattern, regex_fault(pattern)) for pattern in patterns)
+    return next((f"the regular expression {shown(pattern)} {fault}" for pattern, fault in faults if fault), None)
+
+
+def rank_fault(settings: dict) -> str | None:
+    """Return which rank of an adapter is out of bounds, or None."""
+    ranks = [(name, settings[name]) for name in RANKS if name in settings]
+    ranks += [("rank_pattern", one) for one in (settings.get("rank_pattern") or {}).values()]
     for name, rank in ranks:
         if isinstance(rank, int) and not 0 < rank <= LARGEST_RANK:
             return f"{name} is {shown(rank)}, not from 1 to {LARGEST_RANK}"
-    for name, value in walk(settings):
-        if "key" not in name and any(abs(one) > LARGEST_OF_ADAPTER for one in whole_numbers(value)):
-            return f"{name} is {shown(value)}, more than {LARGEST_OF_ADAPTER}"
     return None
 
 

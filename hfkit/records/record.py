@@ -33,11 +33,12 @@ MODEL_TYPES = {
     **dict.fromkeys(("role", "path", "revision", "weights_sha256", "stage", "quantization"), str),
     "parents": list,
 }
+"""The types of an entry of its lineage, or of its base."""
+SPLIT_TYPES = {**dict.fromkeys(("rows", "kept"), int), "sources": list}
+"""The types of a split of its data."""
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 OF_THE_END = ("status", "error", "signal", "metrics", "evaluation", "hub")
 """What the record of a run says about its end, and not about its checkpoints."""
-SPLIT_TYPES = {**dict.fromkeys(("rows", "kept"), int), "sources": list}
-"""The types of an entry of its lineage, or of its base, and of a split of its data."""
 
 
 def read_record(folder: str | Path) -> dict | None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import micro_batches
@@ -15,14 +17,9 @@ from hfkit.rlhf.arguments import OnlinePolicyArguments
 
 def pad_rows(rows: list[list[int]], value: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the rows padded to the longest one, int64 (B, T), and a bool mask (B, T) that is False on padding."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), value)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for index, row in enumerate(rows):
-        columns = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[index, columns] = torch.tensor(row)
-        mask[index, columns] = True
-    return ids, mask
+    pad_all = partial(pad_sequence, batch_first=True, padding_side="left" if left else "right")
+    mask = pad_all([torch.ones(len(row), dtype=torch.bool) for row in rows])
+    return pad_all([torch.tensor(row) for row in rows], padding_value=value), mask
 
 
 @dataclass

@@ -20,6 +20,13 @@ def autocast(bf16: bool | None, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(bf16))
 
 
+def recompute_activations(model: Model) -> None:
+    """Keep only the inputs of a model's layers and recompute other activations (arXiv 1604.06174)."""
+    is_new = hasattr(model, "activation_checkpointing_enable")  # since Transformers 5.23; the old name warns
+    enable = model.activation_checkpointing_enable if is_new else model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def eval_with_checkpointing(model: torch.nn.Module) -> None:
     """Put the model into eval mode, except layers with gradient checkpointing, which recompute only in training mode.
 

@@ -1,6 +1,6 @@
 """PPO's training loop, with logs, evaluation, checkpoints and resuming as in Transformers.
 
-`trainer_setup.py` assembles the parts that the loop runs.
+`trainer_setup.py` has the constructor, with the parts that the loop runs.
 """
 
 import time
@@ -20,8 +20,7 @@ from hfkit.rlhf.experience import Experience
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.monitor import mean_metrics
 from hfkit.rlhf.policy_evaluation import evaluate_policy
-from hfkit.rlhf.trainer_base import OnlineTrainerState
-from hfkit.rlhf.trainer_setup import BasePPOTrainer
+from hfkit.rlhf.trainer_setup import BasePPOTrainer, OnlineTrainerState
 from hfkit.training.interruption import agree_on_signal, leave
 
 RESUMED_STATE = ("global_step", "episode", "epoch", "log_history", "best_metric", "best_global_step")

@@ -6,21 +6,19 @@ TRL; LoRA or full fine-tuning. The reference is the SFT model that training star
 
 import copy
 import math
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
 from transformers import set_seed
 
-from hfkit.config.fields import HubFields
 from hfkit.config.stages import DPOConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
 from hfkit.core.files import hash_of
 from hfkit.data.caching import content_hash
 from hfkit.data.chat_template import encode_prompt
-from hfkit.data.comparisons import COMPARISONS, as_pairs, encode_comparisons, pair_of
+from hfkit.data.comparisons import COMPARISONS, encode_pairs, pair_of
 from hfkit.data.messages import RenderError, readable_turns, tools_of
 from hfkit.data.rendering import variables_of
 from hfkit.data.splits import load_splits, report_splits
@@ -32,6 +30,7 @@ from hfkit.models.model_config import context_tokens
 from hfkit.models.saving import save_model
 from hfkit.models.sft_loss import router_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer
+from hfkit.records.record import settings_of
 from hfkit.rlhf.policy_evaluation import compare_policies, save_with_samples
 from hfkit.rlhf.shared_base import copy_sharing_frozen
 from hfkit.stages.open_run import open_run
@@ -97,20 +96,13 @@ def main(config: DPOConfig) -> Path:
         set_callbacks(trainer, run, CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer)))
         facts = train(trainer, run)
         # Save
-        metrics, samples = {"train_loss": facts["train_loss"]}, []
+        metrics, samples = {"train_loss": facts["train_loss"], **held_out_metrics(trainer)}, []
         if test_rows is not None:
-            metrics |= held_out_metrics(trainer)
             found, samples = compare_with_reference(trainer, reference, test_rows, held_out, config)
             metrics |= found
         save = partial(save_with_samples, trainer.model, tokenizer, samples)
         run.publish(CollectiveSave(trainer, save), metrics, **facts)
     return run.folder
-
-
-def encode_pairs(rows: Dataset, tokenizer, stats, config: DPOConfig) -> Dataset:
-    """Return encoded pairs: `chosen_ids`, `rejected_ids` and `spans`; a ranking becomes all of its pairs."""
-    encoded = encode_comparisons(rows, tokenizer, stats, config)
-    return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
 
 
 def with_own_key(rows: Dataset, config: DPOConfig) -> Dataset:
@@ -119,9 +111,7 @@ def with_own_key(rows: Dataset, config: DPOConfig) -> Dataset:
     trl 1.12.0: log-probabilities of the reference are cached by rows and weights alone, though `ld_alpha`, the
     precision and LoRA's scale change them.
     """
-    neutral = {field.name for field in fields(HubFields)} | {"output_dir", "resume_from_checkpoint"}
-    settings = {name: value for name, value in vars(config).items() if name not in neutral}
-    return rows.select(range(len(rows)), new_fingerprint=hash_of([content_hash(rows), settings]))
+    return rows.select(range(len(rows)), new_fingerprint=hash_of([content_hash(rows), settings_of(config)]))
 
 
 def compare_with_reference(

@@ -23,7 +23,7 @@ from hfkit.core.joining import joined_launch
 from hfkit.data.given_rows import is_rows, store_rows
 from hfkit.models.given_models import is_loaded, store_model
 from hfkit.rlhf.reward_functions import name_function
-from hfkit.stages.checks import problems_of
+from hfkit.stages.checks.stage import problems_of
 
 
 def __getattr__(name: str) -> Callable[..., Path]:

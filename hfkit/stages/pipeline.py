@@ -12,7 +12,6 @@ from hfkit.config.parsing import Check, Layer, command_line, group_flags, parse
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Kind, Problem
-from hfkit.stages.checks import problems_of
 from hfkit.stages.checks.architecture import (
     copy_lengths,
     find_model_config,
@@ -20,6 +19,7 @@ from hfkit.stages.checks.architecture import (
     reward_length_problems,
 )
 from hfkit.stages.checks.models import pending_problems
+from hfkit.stages.checks.stage import problems_of
 from hfkit.stages.pipeline_file import Pipeline, read_pipeline
 
 

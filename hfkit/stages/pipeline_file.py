@@ -25,7 +25,7 @@ class Pipeline:
     Attributes:
         output_dir: folder that the stages write to; None if it is not set yet.
         stages: the layers of each stage's config; a key in a later layer replaces that of an earlier one.
-        rounds: the layers of `rounds`, see `hfkit.config.rounds`; empty for a pipeline that runs each stage once.
+        rounds: the layers of `rounds`, see `hfkit.config.labeling`; empty for a pipeline that runs each stage once.
     """
 
     output_dir: str | None

@@ -24,18 +24,23 @@ from hfkit.metrics.formulas import bits_per_byte, perplexity
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import cached_config, load_trainable, without_expert_dropout
 from hfkit.models.model_config import new_config
-from hfkit.models.packed_attention import packed_attention, require_separation
+from hfkit.models.packed_attention import packed_attention, require_separation, separating_collator
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.models.zero import make_in_shards, parameter_count
 from hfkit.stages.open_run import open_run
-from hfkit.training.arguments import held_out_metrics, max_tokens, set_callbacks, train, trainer_arguments
+from hfkit.training.arguments import (
+    held_out_metrics,
+    loading_in_shards,
+    max_tokens,
+    set_callbacks,
+    train,
+    trainer_arguments,
+)
 from hfkit.training.callbacks import BeforeFirstStep, Samples
 from hfkit.training.chunked_loss import ChunkedLoss
 from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.micro_batching import MicroBatching
-from hfkit.training.separating_collator import separating_collator
-from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave
 
 
@@ -85,10 +90,7 @@ def main(config: PretrainConfig) -> Path:
         set_callbacks(trainer, run, save, Samples(tokenizer, config.sample_prompts, config.sample_length))
         facts = train(trainer, run)
         # Save
-        metrics = {"train_loss": facts["train_loss"]}
-        if test_rows is not None:
-            metrics |= held_out_metrics(trainer)
-        run.publish(save, metrics, **facts)
+        run.publish(save, {"train_loss": facts["train_loss"], **held_out_metrics(trainer)}, **facts)
     return run.folder
 
 

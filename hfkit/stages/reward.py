@@ -29,6 +29,7 @@ from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import (
     held_out_metrics,
     keep_trainable_dtype,
+    loading_in_shards,
     max_tokens,
     set_callbacks,
     train,
@@ -37,7 +38,6 @@ from hfkit.training.arguments import (
 from hfkit.training.comparison_batches import ComparisonCollator, SharePrefixes, can_share
 from hfkit.training.comparison_trainer import ComparisonTrainer
 from hfkit.training.memory.plan_run import plan_run
-from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave
 
 
@@ -97,8 +97,5 @@ def main(config: RewardConfig) -> Path:
         set_callbacks(trainer, run, save, *more)
         facts = train(trainer, run)
         # Save
-        metrics = {"train_loss": facts["train_loss"]}
-        if test_rows is not None:
-            metrics |= held_out_metrics(trainer)
-        run.publish(save, metrics, **facts)
+        run.publish(save, {"train_loss": facts["train_loss"], **held_out_metrics(trainer)}, **facts)
     return run.folder

@@ -20,7 +20,7 @@ from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.end_token import warn_of_end_token
 from hfkit.models.loading import cached_config, load_trainable, without_expert_dropout
-from hfkit.models.packed_attention import packed_attention, require_separation
+from hfkit.models.packed_attention import packed_attention, require_separation, separating_collator
 from hfkit.models.saving import save_model
 from hfkit.models.sft_loss import loss_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer
@@ -28,6 +28,7 @@ from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import (
     held_out_metrics,
     keep_trainable_dtype,
+    loading_in_shards,
     max_tokens,
     set_callbacks,
     train,
@@ -35,9 +36,7 @@ from hfkit.training.arguments import (
 )
 from hfkit.training.callbacks import BeforeFirstStep
 from hfkit.training.memory.plan_run import plan_run
-from hfkit.training.separating_collator import separating_collator
 from hfkit.training.sft_trainer import MicroBatchedSFTTrainer
-from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave
 
 
@@ -95,8 +94,5 @@ def main(config: SFTConfig) -> Path:
         set_callbacks(trainer, run, save)
         facts = train(trainer, run)
         # Save
-        metrics = {"train_loss": facts["train_loss"]}
-        if test_rows is not None:
-            metrics |= held_out_metrics(trainer)
-        run.publish(save, metrics, **facts)
+        run.publish(save, {"train_loss": facts["train_loss"], **held_out_metrics(trainer)}, **facts)
     return run.folder

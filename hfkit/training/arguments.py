@@ -18,6 +18,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.core.interrupts import defer_signals
 from hfkit.core.kept_logs import KeepsLogs, kept_logs
+from hfkit.core.launch import engine
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import GroupedOrder, MetricsFile, Resume, TrainingProgress
@@ -77,6 +78,17 @@ def trainer_arguments(config, **overrides):
     if arguments.n_gpu > 1:  # nn.DataParallel computes wrong gradients over quantized bases and breaks TRL's losses
         use_one_gpu(arguments)
     return arguments
+
+
+@contextmanager
+def loading_in_shards(config):
+    """Make each process keep only its part of the weights loaded in the block, if ZeRO-3 trains this config.
+
+    Transformers does so as long as training arguments with DeepSpeed's settings exist.
+    """
+    arguments = trainer_arguments(config) if engine(config.extra) == "zero3" else None
+    yield
+    del arguments
 
 
 def best_defaults(config) -> dict:
@@ -232,7 +244,12 @@ def mean_logged_loss(logged: list[tuple[int, float]]) -> float:
 
 
 def held_out_metrics(trainer: Trainer) -> dict[str, float]:
-    """Return the held-out metrics of the published weights, from the evaluation at their step or from a new one."""
+    """Return the held-out metrics of the published weights, from the evaluation at their step or from a new one.
+
+    {} if no rows are held out.
+    """
+    if trainer.eval_dataset is None:
+        return {}
     step = published_step(trainer)
     logs = [log for log in trainer.state.log_history if "eval_loss" in log and log["step"] == step > 0]
     with defer_signals():  # a checkpoint of this step is saved first if there is none

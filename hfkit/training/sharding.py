@@ -4,6 +4,7 @@ The functions also take a model that is not sharded, so callers do not have to d
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,14 +13,13 @@ from accelerate import Accelerator
 from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from hfkit.core.compat import load_checkpoint_weights
 from hfkit.core.console import is_main_process
 from hfkit.core.errors import HfkitError
 from hfkit.core.launch import shards_with_fsdp
 from hfkit.models.zero import is_partitioned, own_part, whole
-from hfkit.training.zero_engine import start_engine
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,32 @@ def load_checkpoint(trainer: Trainer, checkpoint: str) -> None:
         model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
         trainer.model = trainer.model_wrapped = model
     load_checkpoint_weights(trainer, checkpoint)
+
+
+class EngineStartedError(Exception):
+    """Ends `Trainer.train` before its first step."""
+
+
+class StopBeforeFirstStep(TrainerCallback):
+    """Ends training as soon as the engine has loaded its checkpoint."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        raise EngineStartedError
+
+
+def start_engine(trainer: Trainer, checkpoint: str) -> None:
+    """Load a checkpoint into a trainer under DeepSpeed; every process must call this.
+
+    The model then has the checkpoint's weights and can compute, under ZeRO-3 too. A later `Trainer.train` starts a new
+    engine.
+    """
+    stop = StopBeforeFirstStep()
+    callbacks = trainer.callback_handler.callbacks
+    callbacks.insert(0, stop)  # first, so that no other callback treats this as the start of training
+    with suppress(EngineStartedError):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    callbacks.remove(stop)
+    trainer.model_wrapped, trainer.is_in_train = trainer.model, False
 
 
 def is_sharded(model: torch.nn.Module) -> bool:

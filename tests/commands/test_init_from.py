@@ -8,9 +8,9 @@ import yaml
 from foreign_fixtures import values
 from quick import mostly_slow
 
-from hfkit.commands.init.acceptance import setting_problems
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
 from hfkit.commands.init.foreign_data import SOURCES
+from hfkit.commands.init.setting_checks import setting_problems
 from hfkit.commands.init.translate import stage_keys, translate_config
 from hfkit.config.other_tools import table
 from hfkit.config.registry import STAGES

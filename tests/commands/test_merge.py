@@ -13,12 +13,12 @@ from forks import run_without_hfkit
 from huggingface_hub import ModelCard
 from meter import ModelMeter
 from quick import mostly_slow
+from read_rows import encode_conversation
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig, LlamaModel
 
 import hfkit
 from hfkit.commands.merge import merge
-from hfkit.data.chat_template import encode_conversation
 from hfkit.data.comparisons import encode_comparisons
 from hfkit.data.forms import encode_instructions
 from hfkit.evaluation.merge_comparison import comparison, measure

@@ -20,7 +20,6 @@ from hfkit.stages.pipeline import run_pipeline
 from hfkit.training.memory.device import gpu_of
 
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
-"""The recipes that train their twins in every run of the suite."""
 FACTS = [(name, colour) for name in ("Ann", "Bob", "Cid", "Dee") for colour in ("red", "blue", "green", "pink")]
 
 

@@ -3,11 +3,11 @@
 import pytest
 from serve_process import ASKED, TOOLS
 
+from hfkit.commands.chat.response_text import ResponseText
 from hfkit.commands.serve.backends import Generated
 from hfkit.commands.serve.jobs import Job, Jobs, Started
 from hfkit.commands.serve.models import ServedModel
 from hfkit.commands.serve.requests import Request, read_chat, read_completion
-from hfkit.commands.serve.response_text import ResponseText
 from hfkit.commands.serve.tool_calls import call_format, find_calls
 from hfkit.data.built_in_templates import read_built_in
 

@@ -12,7 +12,7 @@ from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
 from hfkit.config.stages import SFTConfig
 from hfkit.core.errors import ConfigError
-from hfkit.stages.checks import problems_of
+from hfkit.stages.checks.stage import problems_of
 from hfkit.stages.pipeline_file import is_pipeline, read_pipeline
 
 ROOT = Path(__file__).parents[2]

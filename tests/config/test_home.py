@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 from conftest import write_rows
+from read_rows import load_entry
 
 from hfkit.commands.arguments import ARGUMENTS, TEXT_ARGUMENTS, read_arguments
 from hfkit.config.fields import DatasetEntry
@@ -12,7 +13,6 @@ from hfkit.config.parsing import load_config, parse
 from hfkit.config.stages import PPOConfig, RewardConfig, SFTConfig
 from hfkit.core.home import expand_home
 from hfkit.data.forms import INSTRUCTIONS
-from hfkit.data.sources import load_entry
 from hfkit.stages.pipeline_file import read_pipeline
 
 GIVEN = {

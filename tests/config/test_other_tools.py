@@ -68,7 +68,7 @@ def test_a_flag_and_a_key_of_an_entry():
 
 
 def test_what_a_key_stands_for_is_not_reported_as_missing_too():
-    from hfkit.stages.checks import problems_of
+    from hfkit.stages.checks.stage import problems_of
 
     with pytest.raises(ConfigError) as error:
         load_config(SFTConfig, {"output_dir": "out", "base_model": "x", "dataset": "y"}, problems_of)

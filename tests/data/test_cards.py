@@ -7,6 +7,7 @@ from typing import get_args
 import datasets
 import pytest
 from huggingface_hub import DatasetCard
+from read_rows import load_entry
 
 from hfkit.cli import main
 from hfkit.config.fields import DatasetEntry
@@ -24,7 +25,6 @@ from hfkit.data.forms import (
     encode_prompts,
 )
 from hfkit.data.packing import pack_documents
-from hfkit.data.sources import load_entry
 from hfkit.data.splits import SplitStats, load_rows
 
 ASKED, SAID = "What does Ann like?", "Ann likes red."

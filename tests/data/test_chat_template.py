@@ -5,10 +5,10 @@ import json
 
 import pytest
 from dialogue import PROMPT, REPLY
+from read_rows import encode_conversation, load_entry
 
 from hfkit.data import rendering
 from hfkit.data.chat_template import (
-    encode_conversation,
     encode_prompt,
     encode_replies,
     encode_text,
@@ -205,7 +205,6 @@ def test_tools_and_their_calls_are_read_from_files_unchanged(with_template, rows
     """Arrow adds the arguments of all other calls to each call."""
     from hfkit.config.fields import DatasetEntry
     from hfkit.data.forms import INSTRUCTIONS
-    from hfkit.data.sources import load_entry
 
     rows = [{"messages": tool_chat(arguments), "tools": TOOLS} for arguments in ({"name": "Ann"}, {"city": "Oslo"})]
     loaded = load_entry(DatasetEntry(path=rows_file(rows)[0]["path"]), INSTRUCTIONS)

@@ -4,6 +4,7 @@ import json
 
 import datasets
 import pytest
+from read_rows import load_entry
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PPOConfig, SFTConfig
@@ -11,7 +12,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.comparisons import COMPARISONS
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT, encode_prompts
 from hfkit.data.held_out import row_key
-from hfkit.data.sources import load_entry, read_entry
+from hfkit.data.sources import read_entry
 from hfkit.data.splits import SplitStats, load_splits
 
 USER, ANSWER = {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Oslo."}

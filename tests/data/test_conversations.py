@@ -4,6 +4,7 @@ import json
 
 import pytest
 from datasets import Dataset
+from read_rows import load_entry
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
@@ -11,7 +12,7 @@ from hfkit.data.comparisons import COMPARISONS, pair_of
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
 from hfkit.data.held_out import keys_of
 from hfkit.data.messages import normalize_message
-from hfkit.data.sources import load_entry, read_entry
+from hfkit.data.sources import read_entry
 from hfkit.data.splits import load_rows
 
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
+from read_rows import load_entry
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import ConfigError, HfkitError
-from hfkit.data.sources import load_entry
 from hfkit.data.splits import load_rows
 
 WANTED = ["prompt", "response"]
@@ -98,8 +98,8 @@ def test_rows_are_utf8_whatever_the_locale(tmp_path):
     (tmp_path / "c.csv").write_text(f"prompt,response\n{row['prompt']},{row['response']}\n", encoding="utf-8")
     (tmp_path / "d.jsonl").write_text(json.dumps({"prompt": "2024-01-01", "response": "Nähe"}, ensure_ascii=False))
     code = (
-        "import sys; from hfkit.config.fields import DatasetEntry; from hfkit.data.sources import load_entry\n"
-        "print(ascii([load_entry(DatasetEntry(path=path), ['prompt', 'response'])[0] for path in sys.argv[1:]]))"
+        "import sys; from hfkit.config.fields import DatasetEntry; from hfkit.data.sources import read_entry\n"
+        "print(ascii([read_entry(DatasetEntry(path=path), ['prompt', 'response']).rows[0] for path in sys.argv[1:]]))"
     )
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [

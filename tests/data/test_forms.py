@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from datasets import Dataset
 from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
+from read_rows import load_entry
 from tokenizers.processors import TemplateProcessing
 
 from hfkit.config.fields import DatasetEntry
@@ -23,7 +24,6 @@ from hfkit.data.forms import (
 )
 from hfkit.data.packing import pack_documents
 from hfkit.data.reply_tokens import NOT_THE_REPLY
-from hfkit.data.sources import load_entry
 from hfkit.data.splits import SplitStats
 
 

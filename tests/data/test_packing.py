@@ -18,10 +18,9 @@ from hfkit.data import packing
 from hfkit.data.encoding import iter_texts
 from hfkit.data.packing import pack_documents
 from hfkit.data.splits import SplitStats
-from hfkit.models.packed_attention import require_separation
+from hfkit.models.packed_attention import require_separation, separating_collator
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
-from hfkit.training.separating_collator import separating_collator
 
 HEADS = {"num_attention_heads": 2, "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64}
 GROUPED = {**HEADS, "num_key_value_heads": 1}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from quick import mostly_slow
+from read_rows import load_entry
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
@@ -12,7 +13,7 @@ from hfkit.data.comparisons import COMPARISONS
 from hfkit.data.conversions import sharegpt
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT, instruction_row
 from hfkit.data.messages import normalize_message
-from hfkit.data.sources import load_entry, read_entry
+from hfkit.data.sources import read_entry
 
 PAD = "x" * 2000
 FIRST_CHUNK = 6000  # rows: more than the 10 MiB from which the reader of `datasets` infers types

@@ -6,12 +6,12 @@ import json
 
 import datasets
 import pytest
+from read_rows import load_entry
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import SFTConfig
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import Versioned, content_hash
-from hfkit.data.sources import load_entry
 from hfkit.data.splits import load_splits
 
 ROWS = [{"prompt": f"question {n}", "response": f"answer {n}"} for n in range(10)]

@@ -7,12 +7,12 @@ import json
 
 import pytest
 from datasets import Dataset
+from read_rows import load_entry
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.comparisons import COMPARISONS
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS
-from hfkit.data.sources import load_entry
 
 LOOKS = {
     "dates": [f"2024-01-{day:02d}" for day in range(1, 9)],

@@ -21,8 +21,9 @@ from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data.forms import IGNORE
 from hfkit.evaluation.checks import problems_of
 from hfkit.evaluation.evaluate import evaluate
-from hfkit.evaluation.held_out import find_held_out, prompt_and_reply, prompted_start, text_likelihoods
+from hfkit.evaluation.held_out import find_held_out, prompt_and_reply, prompted_start
 from hfkit.evaluation.prompts import load_prompts
+from hfkit.evaluation.text_likelihoods import text_likelihoods
 from hfkit.models.loading import is_classifier
 from hfkit.records.record import read_record
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from conftest import NAMES
 from hub_fixtures import copies
+from read_rows import encode_conversation
 
 import hfkit
 from hfkit.commands.merge import merge
-from hfkit.data.chat_template import encode_conversation
 
 # Plain Transformers and PEFT, without hfkit. Logits are saved in {folder}.
 PLAIN = """

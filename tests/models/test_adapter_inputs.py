@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfkit.models.adapter_inputs import keep_input_dtype
-from hfkit.models.checkpointing import recompute_activations
+from hfkit.rlhf.forward import recompute_activations
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 IDS = torch.arange(24).reshape(3, 8)

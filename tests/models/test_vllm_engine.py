@@ -6,7 +6,7 @@ The doubles (`tests/vllm_double`, `tests/vllm_server.py`) have a small model, wh
 import json
 import os
 import shutil
-import time
+from dataclasses import replace
 from itertools import product
 from math import sqrt
 from pathlib import Path
@@ -212,15 +212,17 @@ def test_a_server_that_breaks_is_an_error_in_a_sentence(serve_vllm, free_port, b
     for how, message in BROKEN.items():
         if how in ("error", "dies"):  # the server still runs after other failures
             server = serve_vllm(base_dir)
-        engine = VLLMEngine(policy, tokenizer, Server(server.url, 4.0 if how == "slow" else 60.0, group))
+        engine = VLLMEngine(policy, tokenizer, Server(server.url, 60.0, group))
         engine.sync()
         assert engine.sample(PROMPTS, 3, 1.0, 5, STOPS)
+        if how == "slow":
+            engine.backend = replace(engine.backend, timeout=4.0)
         server.change(how=how)
-        started = time.monotonic()
         with pytest.raises(EngineError, match=message) as error:
             engine.sample(PROMPTS, 3, 1.0, 5, STOPS)
-        assert time.monotonic() - started < 20
         assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+        sent = [(str(body["prompt"]), body["seed"]) for body in server.requests("/v1/completions")]
+        assert len(sent) == len({*sent})  # no request is repeated
         assert not server.requests("/elsewhere")
         server.change()
 

@@ -12,7 +12,7 @@ import pytest
 from hfkit.config.parsing import load_config
 from hfkit.config.stages import PPOConfig
 from hfkit.records.record import read_record
-from hfkit.stages.checks import problems_of
+from hfkit.stages.checks.stage import problems_of
 from hfkit.stages.ppo import main
 
 STORY_MODEL = os.environ.get("STORY_MODEL", "")

@@ -2,19 +2,29 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from hfkit.models.engines import GenerateEngine, make_engine
 from hfkit.models.loading import load_policy
-from hfkit.models.merged_copies import MergedCopies, can_merge, temporarily_merged
+from hfkit.models.merged_copies import MergedCopies, can_merge
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.metrics_file import read_metrics
 
 ENDS = [0, *range(5, 100)]
+
+
+@contextmanager
+def temporarily_merged(model: PeftModel, bf16: bool = False):
+    """The model computes, without gradients, with its adapter merged into copies of its current matrices."""
+    copies = MergedCopies(model, bf16)
+    copies.sync()
+    with copies.active():
+        yield
 
 
 def many_ends(base_dir, target) -> str:

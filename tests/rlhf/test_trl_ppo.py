@@ -17,7 +17,6 @@ from transformers import TrainingArguments
 
 from hfkit.core.errors import HfkitError
 from hfkit.rlhf import PPOArguments, PPOTrainer
-from hfkit.rlhf.trainer_base import FourModelTrainer
 
 WITHOUT_TRL = """
 import json, sys
@@ -78,8 +77,8 @@ def test_every_field_of_trls_config_is_here_with_its_type_and_default(theirs):
 
 
 def test_the_constructor_takes_what_trls_takes(theirs):
-    ours, their = (inspect.signature(one.__init__).parameters for one in (FourModelTrainer, theirs.PPOTrainer))
-    assert [*ours] == [*their]
+    ours, their = (inspect.signature(one.__init__).parameters for one in (PPOTrainer, theirs.PPOTrainer))
+    assert [name for name, one in ours.items() if one.kind is not one.KEYWORD_ONLY] == [*their]
     assert all(ours[name].default == one.default for name, one in their.items())
 
 

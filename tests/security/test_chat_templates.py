@@ -180,7 +180,7 @@ def test_a_long_conversation_may_be_rendered(small):
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     text = "Ann " * (SOURCE // 2)
     assert Template(tokenizer).render([{"role": "user", "content": text}]).text == text
-    assert not reads_parts(tokenizer, tokenizer.chat_template)
+    assert not reads_parts(tokenizer)
 
 
 def test_the_limits_can_be_raised(small, monkeypatch):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from conftest import NAMES
 from forks import run_without_hfkit
+from read_rows import encode_conversation
 
 import hfkit
-from hfkit.data.chat_template import encode_conversation
 
 # argv: file of the rows, then pairs of kind=folder; writes FOLDER_KIND.npy next to the rows.
 SCRIPT = """

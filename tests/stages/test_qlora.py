@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from quick import mostly_slow
+from read_rows import encode_conversation
 from safetensors import safe_open
 
 import hfkit
-from hfkit.data.chat_template import encode_conversation
 from hfkit.records.record import weights_hash
 from hfkit.rlhf import policy_evaluation
 

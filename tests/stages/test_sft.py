@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from read_rows import encode_conversation
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -55,7 +56,6 @@ def test_full_fine_tuning_trains_every_weight(run_stage, base_dir, tmp_path):
 def test_prompt_tokens_are_not_in_the_loss(run_stage, base_dir, tmp_path, rows_file):
     """The loss at the first step is that of the responses alone, computed here by hand."""
     import hfkit
-    from hfkit.data.chat_template import encode_conversation
 
     pairs = [(PROMPT, "Ann likes red."), ("Tell me what Bob, who is old, may like!", "blue")]
     datasets = rows_file([{"prompt": prompt, "response": reply} for prompt, reply in pairs])

@@ -8,9 +8,9 @@ import torch
 from planned import LORA, plan_8b
 
 from hfkit.core.errors import HfkitError
-from hfkit.models.checkpointing import recompute_activations
 from hfkit.models.loading import load_base
 from hfkit.records.record import read_record
+from hfkit.rlhf.forward import recompute_activations
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import trainer_arguments
 from hfkit.training.memory.checkpointing import MARGIN, decide_checkpointing

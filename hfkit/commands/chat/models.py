@@ -16,6 +16,7 @@ from transformers import (
     TextStreamer,
 )
 
+from hfkit.commands.chat.response_text import ResponseText
 from hfkit.config.registry import STAGES, spec_of
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError
@@ -74,7 +75,8 @@ class ChatModel:
         Returns:
             the response, and whether Ctrl-C stopped it.
         """
-        streamer = ReplyStreamer(self.tokenizer, write)
+        response = ResponseText([], strips=True, write=write)
+        streamer = PieceStreamer(self.tokenizer, response.add)
         config = sampling_config(self.tokenizer, max_new_tokens, temperature, self.stop_token_ids)
         with catch_interrupts() as pressed:
             try:
@@ -82,7 +84,8 @@ class ChatModel:
             except KeyboardInterrupt:
                 pressed.set()
                 streamer.end()
-        return streamer.text.strip(), pressed.is_set()
+        response.end()
+        return response.text, pressed.is_set()
 
     def generate_ids(
         self, ids: list[int], config: GenerationConfig, streamer: TextStreamer, is_ended: Callable[[], bool]
@@ -127,17 +130,6 @@ class PieceStreamer(TextStreamer):
         """Pass a piece on."""
         if text:
             self.write(text)
-
-
-class ReplyStreamer(PieceStreamer):
-    """Leaves out white space at the start of a response, and keeps all text in `text`."""
-
-    text = ""
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        text = text if self.text else text.lstrip()
-        self.text += text
-        super().on_finalized_text(text, stream_end)
 
 
 class LoadedModels:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from hfkit.commands.curve.measure import error_name, error_of
 from hfkit.commands.curve.plot import plot_curve
@@ -24,7 +24,7 @@ from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.files import write_record
 from hfkit.core.locks import lock_folder
-from hfkit.core.tables import make_console
+from hfkit.core.tables import interval_text, make_console
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.metrics.power_law import fit_power_law
 from hfkit.records.environment import environment
@@ -121,12 +121,11 @@ def fit(points: list[dict]) -> dict | None:
 def print_curve(result: dict) -> None:
     """Print the error of each run, and what twice the rows would bring."""
     console, name = make_console(width=110), result["error"]
-    table = Table(title=f"{result['stage']}: held-out {name}")
-    for column in ("rows", "seed", f"{name} (95% interval)"):
-        table.add_column(column, justify="right")
+    columns = [Column(title, justify="right") for title in ("rows", "seed", f"{name} (95% interval)")]
+    table = Table(*columns, title=f"{result['stage']}: held-out {name}")
     for point in result["points"]:
-        interval = f"{point['value']:.4f} ({point['low']:.4f} to {point['high']:.4f})"
-        table.add_row(f"{point['rows']:,}", str(point["seed"]), interval)
+        error = interval_text(point["value"], point["low"], point["high"], ".4f")
+        table.add_row(f"{point['rows']:,}", str(point["seed"]), error)
     console.print(table)
     law = result["law"]
     if law is None:

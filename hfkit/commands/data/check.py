@@ -26,7 +26,7 @@ from hfkit.models.tokenizers import load_tokenizer
 from hfkit.stages.read_configs import read_configs
 
 BARS, BAR_WIDTH = 12, 30
-FINE = {
+TEXTS_WITHOUT_FAULT = {
     Fault.NO_EOS: "end-of-text at the end",
     Fault.TWO_BOS: "no second begin-of-text",
 }
@@ -61,7 +61,7 @@ def main(given: Namespace) -> int:
             say(f"\n{stage}: {shared:,} training rows have held-out prompts; training skips them")
         if rows and shared / rows > given.max_overlap:
             what = f"{percentage(shared, rows)} of the training rows have held-out prompts"
-            problems.append(f"{stage}: {what}, {above('max_overlap', given.max_overlap)}")
+            problems.append(f"{stage}: {what}, {threshold_text('max_overlap', given.max_overlap)}")
     say("")
     for problem in problems:
         warn(problem)
@@ -110,7 +110,7 @@ def survey_lines(survey: Survey) -> list[str]:
         share = percentage(tokens, survey.tokens + tokens)
         lines.append(f"{survey.cut:,} truncated ({cut}): {tokens:,} tokens ({share}) past {survey.limit}")
     lines += [f"{count:,} ({percentage(count, survey.kept)}) {fault.value}" for fault, count in survey.faults.items()]
-    fine = [FINE[fault] for fault in FORMS[survey.form].faults if fault not in survey.faults]
+    fine = [TEXTS_WITHOUT_FAULT[fault] for fault in FORMS[survey.form].faults if fault not in survey.faults]
     if survey.trained:
         is_text = survey.trained == survey.tokens  # plain text
         fine.append("all tokens are trained" if is_text else "the trained tokens are the responses")
@@ -163,13 +163,13 @@ def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[st
     problems = [] if survey.kept else ["no rows are left: see them with `hfkit data preview --lost`"]
     for description, count, rows, key, limit in shares:
         if count > limit * rows:
-            problems.append(f"{percentage(count, rows)} of the rows are {description}, {above(key, limit)}")
+            problems.append(f"{percentage(count, rows)} of the rows are {description}, {threshold_text(key, limit)}")
     if survey.longer is not None and survey.longer > thresholds.max_longer:
         share = f"the better response is the longer one in {survey.longer:.1%} of the pairs"
-        problems.append(f"{share}, {above('max_longer', thresholds.max_longer)}")
+        problems.append(f"{share}, {threshold_text('max_longer', thresholds.max_longer)}")
     return problems
 
 
-def above(key: str, limit: float) -> str:
+def threshold_text(key: str, limit: float) -> str:
     """Return the end of a message about an exceeded threshold: its value, and what to do."""
     return f"above {key}: {limit:.1%}. {REMEDY_BY_KEY[key]}, or raise {key}"

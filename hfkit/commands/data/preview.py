@@ -6,17 +6,16 @@ same flags. `--lost` shows rows that are dropped, truncated or faulty instead of
 """
 
 from argparse import Namespace
-from itertools import accumulate, groupby
+from itertools import groupby
 
 from rich.text import Text
 
 from hfkit.commands.data.check import stages_to_check
-from hfkit.commands.data.survey import SPLITS, load_source
+from hfkit.commands.data.survey import SPLITS, load_source, part_spans
 from hfkit.core.console import printable, say
 from hfkit.core.errors import HfkitError
 from hfkit.core.tables import make_console
 from hfkit.data.comparisons import mask_of
-from hfkit.data.encoding import PARTS
 from hfkit.data.faults import split_faults
 from hfkit.data.forms import IGNORE
 
@@ -70,9 +69,7 @@ def parts_of(row: dict, encoded: dict, tokenizer) -> list[tuple[str, list[int], 
         return [(str(row)[:SHOWN_CHARACTERS], [], [])]
     if "labels" in encoded:
         ids, labels = encoded["input_ids"], encoded["labels"]
-        ends = [*accumulate(encoded[PARTS] or [len(ids)])]
-        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        return [("", ids[span], [label != IGNORE for label in labels[span]]) for span in spans]
+        return [("", ids[span], [label != IGNORE for label in labels[span]]) for span in part_spans(encoded)]
     if "input_ids" in encoded:
         is_text = "prompt" not in encoded
         return [("", encoded["input_ids"], [is_text] * len(encoded["input_ids"]))]

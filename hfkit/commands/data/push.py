@@ -10,8 +10,7 @@ make subsets. The card declares them for the Hub's viewer and `load_dataset`, an
 from argparse import Namespace
 
 from hfkit.commands.push import dry_run, report_push
-from hfkit.hub.dataset_upload import DatasetUpload
-from hfkit.hub.push_data import push_data
+from hfkit.hub.dataset_upload import DatasetUpload, push_data
 
 
 def main(given: Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import pyarrow.compute as pc
@@ -10,7 +11,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
 from hfkit.core.files import hash_of
 from hfkit.data.caching import cached_map
-from hfkit.data.encoding import Encoder, count_tokens, pair_lengths, warn_without_template
+from hfkit.data.encoding import PARTS, Encoder, count_tokens, pair_lengths, warn_without_template
 from hfkit.data.faults import Fault, count_faults
 from hfkit.data.forms import FORMS, IGNORE
 from hfkit.data.held_out import keys_of, overlap_mask
@@ -120,6 +121,12 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
         longer=longer_share(table),
         keys=keys_of(rows),
     )
+
+
+def part_spans(row: dict) -> list[slice]:
+    """Return where each part of an encoded row of instructions is; a row that is not packed has one part."""
+    ends = [*accumulate(row[PARTS] or [len(row["labels"])])]
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def left_out_note(source: LoadedSource) -> str:

@@ -92,17 +92,23 @@ def serve_command(job: ExportJob, folder: Path, path: str) -> list[str]:
     source = job.source
     if not job.keep_adapter:
         options = ["--served-model-name", job.name]
-        return ["vllm", "serve", path, *options, *limits(str(folder), "main", job.dtype)]
+        return ["vllm", "serve", path, *options, *dtype_and_context_options(str(folder), "main", job.dtype)]
     rank = next(rank for rank in LORA_RANKS if rank >= source.adapter["r"])
     options = ["--revision", source.base_revision] if source.base_revision != "main" else []
     options += ["--enable-lora", "--lora-modules", f"{job.name}={path}", "--max-lora-rank", str(rank)]
     options += ["--generation-config", path]
     if job.tokenizer.chat_template:
         options += ["--chat-template", str(Path(path) / "chat_template.jinja")]
-    return ["vllm", "serve", source.base, *options, *limits(source.base, source.base_revision, job.dtype)]
+    return [
+        "vllm",
+        "serve",
+        source.base,
+        *options,
+        *dtype_and_context_options(source.base, source.base_revision, job.dtype),
+    ]
 
 
-def limits(path: str, revision: str, dtype: str | None) -> list[str]:
+def dtype_and_context_options(path: str, revision: str, dtype: str | None) -> list[str]:
     """Return the options for the dtype, by default that of the stored weights, and for the context length in tokens."""
     config = read_config(path, revision)
     named = DTYPES_SERVED[dtype] if dtype else str(config.dtype or "auto").removeprefix("torch.")

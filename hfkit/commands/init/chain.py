@@ -33,7 +33,7 @@ def choose_goal(samples: SamplesByStage, has_functions: bool) -> str:
     """
     by_form: dict[str | None, str] = {}
     for goal in goals():
-        if not lacking(goal, samples, has_functions):
+        if not missing_data_remedy(goal, samples, has_functions):
             by_form.setdefault(STAGES[goal].form, goal)
     return [*by_form.values()][-1] if by_form else goals()[0]
 
@@ -48,7 +48,7 @@ def chain_to(goal: str, samples: SamplesByStage, has_functions: bool) -> Chain:
     """
     if problems := goal_problems(goal):
         raise ConfigError(problems)
-    if remedy := lacking(goal, samples, has_functions):
+    if remedy := missing_data_remedy(goal, samples, has_functions):
         raise ConfigError([Problem("--data", MISSING, remedy)])
     inputs = {stage: start_stages(stage) + scoring_stages(stage, has_functions) for stage in goals()}
     chosen = {goal}
@@ -83,7 +83,7 @@ def scoring_stages(stage: str, has_functions: bool) -> list[str]:
     return [] if has_functions else [wanted.stages[-1] for wanted in STAGES[stage].inputs if wanted.key != START_KEY]
 
 
-def lacking(goal: str, samples: SamplesByStage, has_functions: bool) -> str | None:
+def missing_data_remedy(goal: str, samples: SamplesByStage, has_functions: bool) -> str | None:
     """Return what to add to the data for a goal, or None if nothing is missing."""
     missing = [stage for stage in (goal, *scoring_stages(goal, has_functions)) if not samples[stage]]
     if not missing:

@@ -14,7 +14,7 @@ SAVING_PLUGINS = ("CutCrossEntropyPlugin", "LigerPlugin")
 """Plugins of axolotl that compute the same with less memory."""
 
 
-def computed(key: str, value: object, config: ForeignConfig) -> dict | None:
+def convert_value(key: str, value: object, config: ForeignConfig) -> dict | None:
     """Return the settings for a value that must be computed; None for all others."""
     try:
         return CONVERSIONS[key](value, config) if key in CONVERSIONS else None

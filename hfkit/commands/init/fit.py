@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from rich.filesize import decimal
 
-from hfkit.commands.plan.advice import smaller_batch_flags
+from hfkit.commands.plan.advice import smaller_batch_flags, smaller_rollout_flags
 from hfkit.core.errors import HfkitError
 from hfkit.training.memory.checkpointing import MARGIN, with_checkpointing
 from hfkit.training.memory.device import Device
@@ -60,11 +60,8 @@ def fit_stage(stage: PlannedStage, room: Device, bits: dict[str, object], given:
         given: keys that must not change.
     """
     batches, rollouts = [{}, *smaller_batch_flags(stage.config)], [{}]
-    if stage.spec.samples_replies:  # responses sampled at once
-        config = stage.config
-        rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
-        rows = min(rows, config.local_rollout_forward_batch_size)
-        rollouts += [{ROLLOUT: rows // 2**n} for n in range(1, rows.bit_length())]
+    if stage.spec.samples_replies:
+        rollouts += smaller_rollout_flags(stage.config)
     batches, rollouts = ([one for one in many if not one.keys() & {*given}] for many in (batches, rollouts))
     least = first_fit(stage, room, [({**bits, **batches[-1], **rollout}, True) for rollout in rollouts], given)
     if least.peak > room.capacity:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfkit.commands.init.shell import ForeignCommand, find_command
+from hfkit.commands.init.foreign_command import ForeignCommand, find_command
 from hfkit.config.other_tools import table
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import MISSING, ConfigError, Problem
@@ -109,6 +109,20 @@ def stages_with(given: dict[str, object], flags: dict[str, list[str]]) -> list[s
     return [name for name in fitting if all(name in stages for key, stages in flags.items() if key in given)]
 
 
+def find_stage_by_keys(tool: str, given: dict[str, object], goal: str | None) -> str:
+    """Return the stage of a config that does not name it: the goal, or the only one that fits its keys.
+
+    Raises:
+        ConfigError: the goal is not a stage, or without a goal, several stages fit, or none.
+    """
+    trained = [name for name, spec in STAGES.items() if spec.loop]
+    fitting = [] if goal else stages_with(given, table()["tools"][tool]["stage_flags"])
+    if goal not in trained and len(fitting) != 1:
+        one_of = f"a config of {tool} does not show its stage: name it, one of {', '.join(fitting or trained)}"
+        raise ConfigError([Problem("--goal", goal or MISSING, table()["verbs"].get(goal or "") or one_of)])
+    return goal or fitting[0]
+
+
 def find_stage(tool: str, given: dict[str, object], goal: str | None) -> str:
     """Return the stage that a config is for.
 
@@ -118,15 +132,7 @@ def find_stage(tool: str, given: dict[str, object], goal: str | None) -> str:
     """
     known = table()["tools"][tool]
     if known["stage_key"] is None:
-        trained = [name for name, spec in STAGES.items() if spec.loop]
-        fitting = [] if goal else stages_with(given, known["stage_flags"])
-        if goal not in trained and len(fitting) != 1:
-            remedy = (
-                table()["verbs"].get(goal or "")
-                or f"a config of {tool} does not show its stage: name it, one of {', '.join(fitting or trained)}"
-            )
-            raise ConfigError([Problem("--goal", goal or MISSING, remedy)])
-        return goal or fitting[0]
+        return find_stage_by_keys(tool, given, goal)
     named = str(given.get(known["stage_key"], "sft"))
     if named not in known["stages"] and named != "sft":
         remedy = table()["verbs"].get(named) or f"hfkit translates these: {', '.join(known['stages'])}"

@@ -1,13 +1,13 @@
 """Asks at the terminal for what no flag sets."""
 
 import shlex
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterable
-from math import inf
 
 from prompt_toolkit import prompt
 from prompt_toolkit.completion import Completer, PathCompleter, WordCompleter
 
+from hfkit.commands.number_arguments import number_of_gigabytes
 from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.home import expand_home
 from hfkit.training.memory.device import Device
@@ -36,7 +36,7 @@ def ask_plan(given: Namespace, goals: Iterable[str], goal: str, device: Device, 
     if not given.gpu and not given.memory:
         size = f"{device.capacity / 1e9:.0f}"
         answer = ask(f"memory in GB, of {device.name}", size)
-        given.memory = None if answer == size else positive_number(answer)
+        given.memory = None if answer == size else memory_in_gigabytes(answer)
     given.output_dir = given.output_dir or ask("folder to write", output_dir, PathCompleter(only_directories=True))
 
 
@@ -61,16 +61,13 @@ def split_words(answer: str) -> list[str]:
         raise ConfigError([Problem("--data", answer, "close the quote, or write a backslash before it")]) from error
 
 
-def positive_number(answer: str) -> float:
-    """Return an answer as a number.
+def memory_in_gigabytes(answer: str) -> float:
+    """Return an answer as a number of GB.
 
     Raises:
         ConfigError: it is none, or not above 0.
     """
     try:
-        number = float(answer)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < inf:
-        raise ConfigError([Problem("--memory", answer, "expected a number of GB above 0")])
-    return number
+        return number_of_gigabytes(answer)
+    except ArgumentTypeError as error:
+        raise ConfigError([Problem("--memory", answer, "expected a number of GB above 0")]) from error

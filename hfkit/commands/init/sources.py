@@ -2,14 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby
+from itertools import groupby
 from pathlib import Path
 
-from hfkit.commands.data.survey import load_source
+from hfkit.commands.data.survey import load_source, part_spans
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import HfkitError
-from hfkit.data.encoding import PARTS
 from hfkit.data.forms import FORMS, IGNORE
 
 SAMPLE = 500
@@ -117,17 +116,11 @@ def needed_length(row: dict) -> int:
     """
     if "labels" not in row:
         return row["length"]
-    ends = [*accumulate(row[PARTS] or [len(row["labels"])])]
-    parts = [row["labels"][start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    firsts = [next((index for index, label in enumerate(part, 1) if label != IGNORE), len(part)) for part in parts]
-    return min(firsts)
+    parts = [row["labels"][span] for span in part_spans(row)]
+    return min(next((index for index, label in enumerate(part, 1) if label != IGNORE), len(part)) for part in parts)
 
 
 def reply_lengths(row: dict) -> list[int]:
     """Return the tokens of each response in an encoded row of instructions: of each run of tokens that are trained."""
-    labels, lengths = row["labels"], []
-    ends = [*accumulate(row[PARTS] or [len(labels)])]
-    for start, end in zip([0, *ends], ends, strict=False):
-        runs = groupby(labels[start:end], key=lambda label: label != IGNORE)
-        lengths += [len([*run]) for is_trained, run in runs if is_trained]
-    return lengths
+    parts = (groupby(row["labels"][span], key=lambda label: label != IGNORE) for span in part_spans(row))
+    return [len([*run]) for runs in parts for is_trained, run in runs if is_trained]

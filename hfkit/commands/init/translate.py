@@ -4,12 +4,12 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfkit.commands.init.acceptance import IMPLIED, refuse_settings
-from hfkit.commands.init.conversions import computed, split_items
+from hfkit.commands.init.conversions import convert_value, split_items
 from hfkit.commands.init.foreign import ForeignConfig, read_foreign
 from hfkit.commands.init.foreign_data import SOURCES
 from hfkit.commands.init.foreign_entries import Sources
 from hfkit.commands.init.prompt_formats import MARK, PLAIN_TEXT
+from hfkit.commands.init.setting_checks import IMPLIED, refuse_settings
 from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.commands.init.write import write_new, yaml_line
 from hfkit.config.other_tools import table, translate
@@ -78,7 +78,7 @@ def translate_config(config: ForeignConfig) -> Translation:
     found = Translation()
     sources = SOURCES[config.tool](config)
     found.undecided += sources.undecided
-    for key, value in sorted(split_items(config.given), key=lambda item: bool(table_line(item[0]).get("same"))):
+    for key, value in sorted(split_items(config.given), key=lambda item: bool(rule_of_key(item[0]).get("same"))):
         if key not in sources.read and key not in stage_keys(config):
             translate_key(key, value, config, found)
     apply_formats(config, sources, found)
@@ -183,48 +183,57 @@ def stage_keys(config: ForeignConfig) -> set[str]:
     return {known["stage_key"], *(flag for flag in known["stage_flags"] if config.given.get(flag) is True)}
 
 
-def table_line(key: str) -> dict:
-    """Return what the table says about a key."""
+def rule_of_key(key: str) -> dict:
+    """Return the rule of the table for a key, {} if it has none."""
     return table()["keys"].get(key, {})
 
 
 def translate_key(key: str, value: object, config: ForeignConfig, found: Translation) -> None:
     """Translate one key: to settings, to nothing if none is needed, or to a problem for the user to solve."""
-    config_class, line = STAGES[config.stage].config_class, table_line(key)
+    config_class, rule = STAGES[config.stage].config_class, rule_of_key(key)
     known = known_fields(config_class)
-    meant = {str(one).lower(): settings for one, settings in line.get("set", {}).items()}
-    ours = [one for one in line.get("use", ()) if one in known]
-    why = "" if key in known else key
+    ours = [one for one in rule.get("use", ()) if one in known]
     text = str(value).lower()
-    settings = meant.get(text)
-    if settings is None and (ours or "use" not in line):
-        settings = computed(key, value, config)
     remedies = table()["tools"][config.tool].get("decide", {}).get(key, {})
-    remedy = remedies.get(text) or remedies.get(f"{config.stage} {text}")
-    if remedy:
+    if remedy := remedies.get(text) or remedies.get(f"{config.stage} {text}"):
         found.undecided.append(Problem(key, value, remedy, keys=tuple(ours)))
-    elif settings is not None:
+        return
+    settings, (hint, why_unknown) = settings_for(key, value, config, ours), find_hint(config_class, key)
+    if settings is None and hint is not None:
+        settings = {key: value}
+    elif settings is None and ours and (rule.get("same") or "say" not in rule):
+        settings = {ours[0]: value}
+    if settings is not None:
         usable = {name: one for name, one in settings.items() if find_hint(config_class, name)[0] is not None}
-        set_keys(usable, key, value, why, found)
+        set_keys(usable, key, value, "" if key in known else key, found)
         if not usable:
             found.needless[key] = f"{value} needs no setting"
-    elif (hint := find_hint(config_class, key))[0] is not None:
-        set_keys({key: value}, key, value, why, found)
-    elif ours and (line.get("same") or "say" not in line):
-        set_keys({ours[0]: value}, key, value, why, found)
-    elif line.get("leave") or (line and not line.get("use") and not meant) or hint[1]:
-        found.needless[key] = without_advice(line.get("say") or hint[1])
+    elif rule.get("leave") or (rule and not rule.get("use") and not rule.get("set")) or why_unknown:
+        found.needless[key] = without_advice(rule.get("say") or why_unknown)
     elif value in (False, "", 0, [], {}):
         found.needless[key] = "it is off, and hfkit has no such key"
     else:
         found.undecided.append(Problem(key, value, translate(key, known)[0] or UNKNOWN, keys=tuple(ours)))
 
 
+def settings_for(key: str, value: object, config: ForeignConfig, ours: list[str]) -> dict | None:
+    """Return the settings for a value, by the table or a conversion; None if they do not have the value.
+
+    Args:
+        ours: keys of the stage with the same meaning.
+    """
+    rule = rule_of_key(key)
+    by_value = {str(one).lower(): settings for one, settings in rule.get("set", {}).items()}
+    if (settings := by_value.get(str(value).lower())) is not None:
+        return settings
+    return convert_value(key, value, config) if ours or "use" not in rule else None
+
+
 def set_keys(settings: dict, key: str, value: object, why: str, found: Translation) -> None:
     """Add the settings for a key, unless another key sets one of them otherwise; a `same` key replaces its setting."""
     set_before = {name: found.settings[name] for name in settings.keys() & found.settings.keys()}
     clashes = [name for name, one in set_before.items() if one.value != settings[name]]
-    if clashes and not table_line(key).get("same"):
+    if clashes and not rule_of_key(key).get("same"):
         other = set_before[clashes[0]].why or clashes[0]
         found.undecided.append(Problem(key, value, f"{other} sets {clashes[0]} too: keep one of them"))
     else:

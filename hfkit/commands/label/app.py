@@ -111,7 +111,7 @@ class LabelPage:
         labeler = self.labeler_of(request)
         if key not in self.rows:
             raise HTTPException(404, "no such row")
-        return {"row": self.shown(key, labeler), **self.assignment.progress(labeler)}
+        return {"row": self.row_for_page(key, labeler), **self.assignment.progress(labeler)}
 
     async def judge(self, request: Request) -> dict:
         """Save a judgement or a skip, once, and return the row to judge next."""
@@ -140,7 +140,7 @@ class LabelPage:
         if event["kind"] != UNDO or event["labeler"] != labeler or event["row"] not in self.rows:
             raise HTTPException(409, ANOTHER_EVENT)
         self.assignment.hold(event["row"], labeler)
-        undone = self.shown(event["row"], labeler, saved.ids[event["undoes"]])
+        undone = self.row_for_page(event["row"], labeler, saved.ids[event["undoes"]])
         return {"row": undone, **self.assignment.progress(labeler)}
 
     def labeler_of(self, request: Request) -> str:
@@ -153,9 +153,9 @@ class LabelPage:
     def next_for(self, labeler: str, skipped: list[str]) -> dict:
         """Return the row to judge next, and the progress."""
         key = self.assignment.next_row(labeler, skipped)
-        return {"row": key and self.shown(key, labeler), **self.assignment.progress(labeler)}
+        return {"row": key and self.row_for_page(key, labeler), **self.assignment.progress(labeler)}
 
-    def shown(self, key: str, labeler: str, judgement: dict | None = None) -> dict:
+    def row_for_page(self, key: str, labeler: str, judgement: dict | None = None) -> dict:
         """Return a row as the page gets it; models and scores never leave the server."""
         row = self.rows[key]
         texts = row.shown_replies()

@@ -9,7 +9,7 @@ import numpy as np
 from hfkit.commands.label.labels_file import JUDGEMENT
 from hfkit.commands.label.rows import Row
 from hfkit.core.files import write_json_lines
-from hfkit.data.messages import as_messages
+from hfkit.evaluation.instruction_rows import instruction_rows
 
 RANKINGS_FILE, INSTRUCTIONS_FILE = "rankings.jsonl", "instructions.jsonl"
 
@@ -87,17 +87,11 @@ def as_form_of(row: Row, text: str) -> str | list[dict]:
 
 
 def instructions_of(judged: list[tuple[Row, list[dict]]]) -> list[dict]:
-    """Return the answers that people wrote, and single responses that they approved of, as rows of one form for SFT."""
+    """Return the answers that people wrote, and single responses that they approved of, as rows for SFT."""
     found = []
     for row, judgements in judged:
         answers = answers_of(judgements)
         if not answers and len(row.replies) == 1 and not any(one.get("all_bad") for one in judgements):
             answers = row.shown_replies()
-        found += [(row, answer) for answer in answers]
-    are_messages = any(not isinstance(row.prompt, str) for row, _ in found)
-    if not are_messages:
-        return [{"prompt": row.prompt, "response": answer, **row.options} for row, answer in found]
-    reply = {"role": "assistant"}
-    return [
-        {"messages": [*as_messages(row.prompt), reply | {"content": answer}], **row.options} for row, answer in found
-    ]
+        found += [(row.prompt, answer, row.options) for answer in answers]
+    return instruction_rows(found)

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from hfkit.commands.label.export import judged_ranks, judgements_by_row, write_rows
 from hfkit.commands.label.labels_file import JUDGEMENT, SKIP
@@ -88,9 +88,8 @@ def print_results(result: dict) -> None:
         soft_wrap=True,
     )
     if result["labelers"]:
-        table = Table()
-        for column in ("", "judgements", "skips", "answers", "seconds per row (median)"):
-            table.add_column(column, justify="right" if column else "left")
+        numbers = ("judgements", "skips", "answers", "seconds per row (median)")
+        table = Table("", *(Column(name, justify="right") for name in numbers))
         for row in result["labelers"]:
             seconds = "-" if row["seconds"] is None else f"{row['seconds']:.1f}"
             table.add_row(row["name"], *(f"{row[key]:,}" for key in ("judgements", "skips", "answers")), seconds)

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 import unicodedata
@@ -14,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from starlette.exceptions import HTTPException
 
-from hfkit.core.files import read_json_mapping
+from hfkit.core.files import read_json_mapping, replace_file
 
 LABELER_NAME = re.compile(r"\w(?:[\w .'@-]{0,38}[\w.])?")
 """Names of labelers: 1 to 40 letters, digits and a few signs; the names of judges have others."""
@@ -82,11 +81,9 @@ class Sessions:
         token = secrets.token_urlsafe(32)
         names = {**self._names, self._key(token): labeler}
         self._names = dict([*names.items()][-MAX_SESSIONS:])
-        unfinished = self.path.with_name(f"{self.path.name}.new")
-        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(handle, "w", encoding="utf-8") as stream:
-            json.dump(self._names, stream)
-        os.replace(unfinished, self.path)
+        with replace_file(self.path) as unfinished:
+            unfinished.touch(mode=0o600)
+            unfinished.write_text(json.dumps(self._names), encoding="utf-8")
         return token
 
     def labeler(self, token: str | None) -> str | None:

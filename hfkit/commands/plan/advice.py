@@ -71,11 +71,9 @@ def candidate_flags(stage, device: Device) -> list[dict]:
     config = stage.config
     flags = [{"gradient_checkpointing": True}, *smaller_batch_flags(config)]
     if stage.spec.samples_replies:
-        rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
-        rows = min(rows, config.local_rollout_forward_batch_size)
         if config.rollout_engine != "vllm":
             flags += [{"merge_in_rollouts": False}] if config.merge_in_rollouts and config.use_peft else []
-            flags += [{"local_rollout_forward_batch_size": rows // 2**n} for n in range(1, rows.bit_length())]
+            flags += smaller_rollout_flags(config)
     flags.append({"bf16": True})
     if "8bit" not in (config.optim or ""):
         flags.append({"optim": "paged_adamw_8bit" if device.is_gpu else "adamw_8bit"})
@@ -100,3 +98,10 @@ def smaller_batch_flags(config) -> list[dict]:
         rows, steps = rows // 2, steps * 2
         flags.append({"per_device_train_batch_size": rows, "gradient_accumulation_steps": steps})
     return flags
+
+
+def smaller_rollout_flags(config) -> list[dict]:
+    """Return flags that halve the number of responses sampled at once repeatedly."""
+    rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    rows = min(rows, config.local_rollout_forward_batch_size)
+    return [{"local_rollout_forward_batch_size": rows // 2**n} for n in range(1, rows.bit_length())]

@@ -37,28 +37,39 @@ def plan_steps(stage, roles: list[Role], launch: Launch = ALONE) -> StepsPlan:
     """
     config = stage.config
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * launch.processes
-    unknown, rows, sources = "", None, []
-    try:
-        sources = [] if packing_of(stage) else [read_local(entry, stage) for entry in config.datasets]
-        rows = training_rows(config, sources) if sources else None
-    except HfkitError as error:
-        unknown = str(error)
-    if stage.spec.loop == "ppo":
-        episodes = config.total_episodes or (rows and int(config.num_train_epochs * rows))
-        updates = config.max_steps if config.max_steps > 0 else episodes and ceil(episodes / batch)
-        steps = updates and updates * config.num_ppo_epochs * config.num_mini_batches
-        tokens = updates and updates * batch * stage.row_length
-    else:
-        unknown = packing_of(stage) or unknown
-        steps = config.max_steps if config.max_steps > 0 else None
-        if steps is None and rows is not None and not packing_of(stage):
-            passes = passes_per_epoch(stage, rows, launch.processes)
-            steps = ceil(config.num_train_epochs * max(ceil(passes / config.gradient_accumulation_steps), 1))
-        updates, tokens = steps, steps and steps * batch * stage.row_length * stage.replies
+    unknown, rows, sources = packing_of(stage), None, []
+    if not unknown:
+        try:
+            sources = [read_local(entry, stage) for entry in config.datasets]
+            rows = training_rows(config, sources) if sources else None
+        except HfkitError as error:
+            unknown = str(error)
+    updates = count_updates(stage, rows, batch, launch)
+    steps_each = config.num_ppo_epochs * config.num_mini_batches if stage.spec.loop == "ppo" else 1
+    steps, tokens = updates and updates * steps_each, updates and updates * batch * stage.row_length * stage.replies
     largest = micro_batch_tokens(stage.spec, config, stage.replies)
     formats = [f"{source.label}: {source.format}" for source in sources if source.format]
     disk = disk_bytes(stage, roles, updates, launch)
     return StepsPlan(steps, tokens, largest, "" if steps else unknown, disk, formats)
+
+
+def count_updates(stage, rows: int | None, batch: int, launch: Launch) -> int | None:
+    """Return the updates of PPO, or the optimizer steps of another stage; None if they depend on unknown rows.
+
+    Args:
+        rows: of the training data; None if unknown.
+        batch: rows of an update of all processes.
+    """
+    config = stage.config
+    if config.max_steps > 0:
+        return config.max_steps
+    if stage.spec.loop == "ppo":
+        episodes = config.total_episodes or (rows and int(config.num_train_epochs * rows))
+        return episodes and ceil(episodes / batch)
+    if rows is None:
+        return None
+    passes = passes_per_epoch(stage, rows, launch.processes)
+    return ceil(config.num_train_epochs * max(ceil(passes / config.gradient_accumulation_steps), 1))
 
 
 def passes_per_epoch(stage, rows: int, processes: int) -> int:

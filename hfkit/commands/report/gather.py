@@ -10,6 +10,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, read_json_mapping
 from hfkit.core.limits import load_json
 from hfkit.core.masking import without_secrets
+from hfkit.data.messages import readable_turns
 from hfkit.records.lineage import family_records
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
@@ -84,26 +85,14 @@ def gather(folder: Path) -> Gathered:
         raise HfkitError(
             f"{folder} is not a folder: name the folder of a pipeline or of a run, such as runs/quickstart"
         )
-    if (folder / RECORD).is_file():
-        run_dirs = run_and_ancestors(folder)
-    else:
-        run_dirs = [
-            path.parent for pattern in ("*", "round_*/*") for path in sorted(folder.glob(f"{pattern}/{RECORD}"))
-        ]
-    records = ((path, read_record(path)) for path in run_dirs)
+    records = ((path, read_record(path)) for path in run_folders(folder))
     runs = [ReportedRun(path, without_secrets(record), read_metrics(path)) for path, record in records if record]
     if not runs:
         raise HfkitError(f"{folder} holds no run: neither it nor a folder in it has a readable {RECORD}")
     if not any(run.metrics or run.record.get("status") == "done" for run in runs):
         states = ", ".join(f"{run.folder.name}: {run.record.get('status')}" for run in runs)
         raise HfkitError(f"nothing was logged in {folder} yet ({states}): there is nothing to report")
-    order = training_order({run.folder: run.record for run in runs})
-    rounds = {run.folder: round_of(run.folder, folder) for run in runs}
-    runs.sort(key=lambda run: (rounds[run.folder], order.index(run.folder)))
-    stages = [run.stage for run in runs]
-    for run in runs:
-        name = f"round {rounds[run.folder]}" if rounds[run.folder] else run.folder.name
-        run.name = title_of(run.stage) + (f" ({name})" if stages.count(run.stage) > 1 else "")
+    order_and_name(runs, folder)
     return Gathered(
         folder,
         runs,
@@ -114,14 +103,27 @@ def gather(folder: Path) -> Gathered:
     )
 
 
+def order_and_name(runs: list[ReportedRun], root: Path) -> None:
+    """Sort runs by round and in the order of training, and name them by their stage; several of a stage differ."""
+    order = training_order({run.folder: run.record for run in runs})
+    rounds = {run.folder: round_of(run.folder, root) for run in runs}
+    runs.sort(key=lambda run: (rounds[run.folder], order.index(run.folder)))
+    stages = [run.stage for run in runs]
+    for run in runs:
+        name = f"round {rounds[run.folder]}" if rounds[run.folder] else run.folder.name
+        run.name = title_of(run.stage) + (f" ({name})" if stages.count(run.stage) > 1 else "")
+
+
 def round_of(run: Path, root: Path) -> int:
     """Return the number of the round of a run's folder; 0 for one that is in no round."""
     found = re.fullmatch(r"round_(\d+)", run.parent.name)
     return int(found[1]) if found and run.parent.parent == root else 0
 
 
-def run_and_ancestors(folder: Path) -> list[Path]:
-    """Return the folder of a run and those of its ancestors that still exist."""
+def run_folders(folder: Path) -> list[Path]:
+    """Return the folders of a pipeline's runs; for a run, its folder and those of its ancestors that still exist."""
+    if not (folder / RECORD).is_file():
+        return [path.parent for pattern in ("*", "round_*/*") for path in sorted(folder.glob(f"{pattern}/{RECORD}"))]
     family = [*family_records([(str(folder), "main")], local=True)]
     tokenizers = [record.get("config", {}).get("tokenizer_name_or_path") for _, _, record in family]
     family += family_records([(path, "main") for path in tokenizers if path], local=True)
@@ -142,23 +144,18 @@ def read_results(folder: Path, runs: list[ReportedRun], name: str) -> list[dict]
 
 
 def samples_of(gathered: Gathered) -> list[dict]:
-    """Return responses of several models to the same prompts, each as {turns, replies: responses by model}.
+    """Return responses of several models to the same prompts, each as {turns: messages, replies: responses by model}.
 
     They come from an arena, else from the quickstart, else from before and after the training of a run.
     """
-    for arena in gathered.arenas:
-        if arena.get("samples"):
-            return [{"turns": turns_of(one["prompt"]), "replies": one["replies"]} for one in arena["samples"]]
-    summary = gathered.summary
-    if summary.get("prompts_shown"):
-        models = summary["models"]
-        return [
-            {"turns": turns_of(prompt), "replies": {name: model["samples"][index] for name, model in models.items()}}
-            for index, prompt in enumerate(summary["prompts_shown"])
-        ]
-    for evaluation in gathered.evaluations:
-        if evaluation.get("samples"):
-            return [{"turns": turns_of(one["prompt"]), "replies": one["replies"]} for one in evaluation["samples"]]
+    models = gathered.summary.get("models", {})
+    of_summary = [
+        {"prompt": prompt, "replies": {name: model["samples"][index] for name, model in models.items()}}
+        for index, prompt in enumerate(gathered.summary.get("prompts_shown", []))
+    ]
+    of_arenas, of_evaluations = ([one.get("samples") for one in of] for of in (gathered.arenas, gathered.evaluations))
+    if found := next(filter(None, [*of_arenas, of_summary, *of_evaluations]), None):
+        return [{"turns": readable_turns(one["prompt"]), "replies": one["replies"]} for one in found]
     for run in reversed(gathered.runs):
         file, title = run.folder / "samples.jsonl", title_of(run.stage)
         lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
@@ -166,26 +163,12 @@ def samples_of(gathered: Gathered) -> list[dict]:
         if rows and all("before" in row for row in rows):
             return [
                 {
-                    "turns": turns_of(row["messages"]) if row.get("messages") else [(RENDERED, row["prompt"])],
+                    "turns": row.get("messages") or [{"role": RENDERED, "content": row["prompt"]}],
                     "replies": {f"before {title}": row["before"], f"after {title}": row["after"]},
                 }
                 for row in rows
             ]
     return []
-
-
-def turns_of(prompt: str | list[dict]) -> list[tuple[str, str]]:
-    """Return the role and the text of each message of a prompt; text alone is a message of the user."""
-    if isinstance(prompt, str):
-        return [("user", prompt)]
-    return [(str(message["role"]), text_of(message.get("content"))) for message in prompt]
-
-
-def text_of(content: object) -> str:
-    """Return the content of a message as text: it may be text, parts with text, or None."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
-    return "" if content is None else str(content)
 
 
 def judge_of(arena: dict) -> str:

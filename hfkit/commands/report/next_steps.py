@@ -23,20 +23,18 @@ def next_steps(gathered: Gathered) -> list[NextStep]:
     assistants = [run for run in models if run.spec and run.spec.makes == "assistant"]
     rewards = [run for run in done if run.spec and run.spec.makes == "reward model"]
     steps = []
-    if models and not gathered.evaluations and not gathered.summary.get("models"):
-        steps.append(NextStep("Held-out metrics with intervals", evaluate_command(models, rewards)))
-    elif rewards and not gathered.evaluations and not gathered.summary.get("models"):
-        steps.append(NextStep("Held-out metrics with intervals", shell("hfkit", "evaluate", rewards[-1].folder)))
+    if (models or rewards) and not gathered.evaluations and not gathered.summary.get("models"):
+        command = evaluate_command(models, rewards) if models else shell("hfkit", "evaluate", rewards[-1].folder)
+        steps.append(NextStep("Held-out metrics with intervals", command))
     if len(assistants) > 1 and not gathered.arenas:
         before, after = assistants[-2:]
         words = ("hfkit", "arena", before.folder, after.folder, "--prompts", "my-prompts.jsonl", "--judge", "human")
-        steps.append(
-            NextStep("A comparison of responses", shell(*words, "--output_dir", results_folder(gathered, "arena")))
-        )
+        command = shell(*words, "--output_dir", gathered.folder / "arena")  # where the next report finds the results
+        steps.append(NextStep("A comparison of responses", command))
     if models and not gathered.benches:
         named = [run.folder for run in models] if (gathered.folder / RECORD).is_file() else [gathered.folder]
         words = ("hfkit", "bench", *named, "--tasks", "arc_easy", "hellaswag", "--limit", "200")
-        steps.append(NextStep("What alignment cost", shell(*words, "--output_dir", results_folder(gathered, "bench"))))
+        steps.append(NextStep("What alignment cost", shell(*words, "--output_dir", gathered.folder / "bench")))
     return steps
 
 
@@ -47,11 +45,6 @@ def evaluate_command(models: list[ReportedRun], rewards: list[ReportedRun]) -> s
     others = [run.folder for run in models[:-1] if run.folder.name in [path.name for path in starts]] or starts
     words = ["hfkit", "evaluate", last.folder, *(["--against", others[0]] if others else [])]
     return shell(*words, *(["--reward_model", rewards[-1].folder] if rewards else []))
-
-
-def results_folder(gathered: Gathered, name: str) -> Path:
-    """Return a folder of results where the next report finds them."""
-    return gathered.folder / name
 
 
 def shell(*words: object) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hfkit.commands.report.tables import ReportTable
 from hfkit.core.files import read_json_mapping
+from hfkit.core.tables import interval_text
 
 ROUNDS = "rounds.json"
 
@@ -32,17 +33,15 @@ def rows_of(result: dict) -> dict[str, list[str]]:
     rounds, measure = result["rounds"], measure_of(result)
     rows = {
         "rankings": [f"{one['counts']['rankings']:,}" if "counts" in one else "-" for one in rounds],
-        "reward accuracy on held-out labels": [text(one, "reward_accuracy") for one in rounds],
+        "reward accuracy on held-out labels": [number_text(one, "reward_accuracy") for one in rounds],
     }
     if measure:
-        rows[f"{measure[3]} (95% interval)"] = [text(one, *measure[:3]) for one in rounds]
-        rows["win rate against the last"] = [text(one, "win_rate") for one in rounds]
-        rows[f"KL to {rounds[0]['name']} (nats/response)"] = [text(one, "kl") for one in rounds]
+        rows[f"{measure[3]} (95% interval)"] = [number_text(one, *measure[:3]) for one in rounds]
+        rows["win rate against the last"] = [number_text(one, "win_rate") for one in rounds]
+        rows[f"KL to {rounds[0]['name']} (nats/response)"] = [number_text(one, "kl") for one in rounds]
     return rows
 
 
-def text(one: dict, key: str, *ends: str) -> str:
+def number_text(one: dict, key: str, *ends: str) -> str:
     """Return a number, with its interval, as text; a dash if it was not measured."""
-    if one.get(key) is None:
-        return "-"
-    return f"{one[key]:.3f}" + (" ({:.3f} to {:.3f})".format(*(one[end] for end in ends)) if ends else "")
+    return "-" if one.get(key) is None else interval_text(one[key], *map(one.get, ends))

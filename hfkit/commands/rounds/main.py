@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hfkit.commands.label.export import RANKINGS_FILE
 from hfkit.commands.label.main import judge_rows
-from hfkit.commands.rounds.kept import kept_problems
+from hfkit.commands.rounds.changed_keys import changed_key_problems
 from hfkit.commands.rounds.plan import RoundsPlan, plan_rounds, with_keys
 from hfkit.commands.rounds.results import print_rounds, write_rounds
 from hfkit.config.fields import DatasetEntry
@@ -36,7 +36,7 @@ def run_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> Path:
         ConfigError: before anything runs, with all problems.
     """
     plan = plan_rounds(pipeline, root, flags)
-    if problems := kept_problems(plan):
+    if problems := changed_key_problems(plan):
         raise ConfigError(problems)
     for number, (stage, argv) in enumerate(plan.before.items(), 1):
         say(f"== before the rounds, {number}/{len(plan.before)}: {stage}")

@@ -11,10 +11,9 @@ from pathlib import Path
 import hfkit.commands.label.checks as label_checks
 import hfkit.evaluation.checks as evaluation_checks
 from hfkit.config.evaluation import ArenaConfig, SampleConfig
-from hfkit.config.labeling import LabelConfig
+from hfkit.config.labeling import LabelConfig, RoundsConfig
 from hfkit.config.parsing import Layer, build, command_line, group_flags, load_config, read_flags
 from hfkit.config.registry import STAGES, StageSpec
-from hfkit.config.rounds import RoundsConfig
 from hfkit.config.validation import top_level_key
 from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.files import write_json_lines
@@ -82,30 +81,41 @@ def plan_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> RoundsPlan:
         argvs, configs, own_rows = parse_with_labels(pipeline, root, reward, flags)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
-    shared = {name: getattr(configs[policy], name) for name in INHERITED if hasattr(configs[policy], name)}
-    own = {field.name: getattr(rounds, field.name) for field in fields(rounds)}
-    own["prompts"] = rounds.prompts or configs[policy].datasets
-    start = configs[policy].model_name_or_path
-    models = [f"{name}={start}" for name in "ab"]
-    sampling = {**shared, **own, "models": models[:1], "reward_model": None}  # the judge scores, and nobody before it
-    sample = section(SampleConfig, sampling, evaluation_checks.problems_of, problems)
-    label = section(LabelConfig, {**shared, **own, "datasets": "later"}, label_checks.problems_of, problems)
-    evaluate = None
-    if rounds.evaluate:
-        problems += [
-            Problem(f"rounds.evaluate.{name}", rounds.evaluate[name], "the rounds set it: remove it")
-            for name in SET_BY_ROUNDS
-            if name in rounds.evaluate
-        ]
-        given = {**shared, "temperature": configs[policy].temperature, **rounds.evaluate, "models": models}
-        evaluate = section(ArenaConfig, given, evaluation_checks.problems_of, problems, "rounds.evaluate.")
+    parts = configs_of_parts(rounds, configs[policy], problems)
     problems = problems or port_problems(rounds)
     if problems:
         raise ConfigError({problem.key: problem for problem in reversed(problems)}.values())
     before = {name: argv for name, argv in argvs.items() if name not in (reward, policy)}
     of_round = {name: argvs[name] for name in (reward, policy)}
-    parts = (sample, label, evaluate)
+    start = configs[policy].model_name_or_path
     return RoundsPlan(pipeline, root, rounds, before, reward, policy, of_round, own_rows, start, *parts)
+
+
+def configs_of_parts(
+    rounds: RoundsConfig, policy, problems: list[Problem]
+) -> tuple[SampleConfig, LabelConfig, ArenaConfig | None]:
+    """Return the configs of sampling, labeling and the evaluation; add their problems.
+
+    Args:
+        policy: config of the RL stage.
+    """
+    shared = {name: getattr(policy, name) for name in INHERITED if hasattr(policy, name)}
+    own = {field.name: getattr(rounds, field.name) for field in fields(rounds)}
+    own["prompts"] = rounds.prompts or policy.datasets
+    models = [f"{name}={policy.model_name_or_path}" for name in "ab"]
+    sampling = {**shared, **own, "models": models[:1], "reward_model": None}  # the judge scores, and nobody before it
+    sample = section(SampleConfig, sampling, evaluation_checks.problems_of, problems)
+    label = section(LabelConfig, {**shared, **own, "datasets": "later"}, label_checks.problems_of, problems)
+    if not rounds.evaluate:
+        return sample, label, None
+    problems += [
+        Problem(f"rounds.evaluate.{name}", rounds.evaluate[name], "the rounds set it: remove it")
+        for name in SET_BY_ROUNDS
+        if name in rounds.evaluate
+    ]
+    given = {**shared, "temperature": policy.temperature, **rounds.evaluate, "models": models}
+    evaluate = section(ArenaConfig, given, evaluation_checks.problems_of, problems, "rounds.evaluate.")
+    return sample, label, evaluate
 
 
 def find_one_stage(

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from hfkit.commands.chat.response_text import ResponseText
 from hfkit.commands.serve.backends import Generated, Generation, ServingBackend
 from hfkit.commands.serve.errors import ApiError
 from hfkit.commands.serve.models import ServedModel, encode_request
 from hfkit.commands.serve.requests import Request
-from hfkit.commands.serve.response_text import ResponseText
 from hfkit.commands.serve.tool_calls import call_format, find_calls
 from hfkit.core.console import debug, warn
 from hfkit.core.errors import HfkitError, reason

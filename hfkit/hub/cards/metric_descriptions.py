@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from hfkit.config.registry import spec_of
+from hfkit.core.tables import interval_text
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,4 @@ def numbers_in(metrics: dict) -> dict[str, float]:
 
 def metric_text(metrics: dict, key: str) -> str:
     """Return a metric as text, with its 95% interval if it is known."""
-    ends = [metrics.get(f"{key}{end}") for end in ("_low", "_high")]
-    interval = "" if None in ends else " ({:.4g} to {:.4g})".format(*ends)
-    return f"{metrics[key]:.4g}{interval}"
+    return interval_text(metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high"), ".4g")

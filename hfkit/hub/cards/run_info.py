@@ -89,6 +89,16 @@ class RunInfo:
         return self.record.get("generic_classifier")
 
     @property
+    def registered(self) -> list | None:
+        """The config and class to register as a causal language model before loading, see `describe_multimodal`."""
+        return self.record.get("registered")
+
+    @property
+    def multimodal(self) -> str | None:
+        """What a model that also reads images was trained as, see `describe_multimodal`; None for other models."""
+        return self.record.get("multimodal")
+
+    @property
     def reward_sources(self) -> str:
         """One sentence on what scored the responses in training; "" if nothing did."""
         settings = self.record["config"]

@@ -17,10 +17,29 @@ def usage_section(info: RunInfo) -> str:
     """Return code blocks that run one after the other in one process."""
     kind = "SequenceClassification" if info.is_reward_model else "CausalLM"
     loader = f"AutoPeftModelFor{kind}" if info.is_adapter else f"AutoModelFor{kind}"
-    options = ["num_labels=1", "pad_token_id=tokenizer.pad_token_id"] if info.is_reward_model else []
+    # the config of a multimodal model has its padding token in the text config, and is changed before it is loaded
+    has_options = info.is_reward_model and not info.multimodal
+    options = ["num_labels=1", "pad_token_id=tokenizer.pad_token_id"] if has_options else []
     call = partial(loader_call, loader, f'"{info.load_path}"', *options)
-    template = _environment.get_template("usage.md.jinja")
-    return template.render(info=info, settings=info.record["config"], loader=loader, loader_call=call).strip()
+    values = {
+        "info": info,
+        "settings": info.record["config"],
+        "loader": loader,
+        "loader_call": call,
+        "base_config": None,
+    }
+    if info.is_reward_model and info.is_adapter and info.multimodal:
+        revision = info.base.get("revision")
+        base = [f'"{info.base["path"]}"', *([f'revision="{revision}"'] if revision else [])]
+        values["base_config"] = loader_call("AutoConfig", *base) + ".get_text_config()" * (info.multimodal == "text")
+        values["loader_call"] = partial(adapter_call, info.load_path, *base, "config=config")
+    return _environment.get_template("usage.md.jinja").render(values).strip()
+
+
+def adapter_call(adapter: str, *arguments: str) -> str:
+    """Return a call that loads a reward model's base with the arguments, and the adapter onto it."""
+    base = loader_call("AutoModelForSequenceClassification", *arguments)
+    return f'PeftModel.from_pretrained({base}, "{adapter}")'
 
 
 def loader_call(loader: str, *arguments: str) -> str:

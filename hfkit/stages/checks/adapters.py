@@ -11,7 +11,7 @@ from hfkit.core.regexes import regex_fault
 from hfkit.models.adapter_support import opening_fault, training_fault, unmatched
 from hfkit.models.fitting import model_on_meta
 from hfkit.records.source import Source
-from hfkit.stages.checks.architecture import MODEL_KEYS
+from hfkit.stages.checks.architecture import MODEL_KEYS, quantization_key
 from hfkit.stages.checks.rules import broken_rules
 from hfkit.training.memory.shapes import linear_weights
 
@@ -23,7 +23,7 @@ NAMING_KEYS = ("lora_target_modules", "modules_to_save")
 
 def adapter_problems(config) -> list[Problem]:
     """Return problems of LoRA and quantization settings that contradict each other."""
-    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(config, name)), None)
+    bits = quantization_key(config)
     both = config.load_in_4bit and config.load_in_8bit
     given = [key for key in ADAPTER_KEYS if getattr(config, key) not in (None, False) and not config.use_peft]
     targets, whole = config.lora_target_modules, config.modules_to_save
@@ -107,7 +107,7 @@ def target_problems(config, model: PreTrainedModel) -> list[Problem]:
 def whole_problems(config, model: PreTrainedModel) -> list[Problem]:
     """Return problems of `modules_to_save`: an entry that matches nothing, or quantized weights."""
     modules, problems, key = dict(model.named_modules()), [], "modules_to_save"
-    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(config, name)), None)
+    bits = quantization_key(config)
     quantized = linear_weights(model) if bits else set()
     known = {own_name(name) for name, module in modules.items() if name and any(True for _ in module.parameters())}
     for entry in config.modules_to_save or ():

@@ -18,6 +18,7 @@ from hfkit.models.loading import cached_config
 from hfkit.models.model_config import context_tokens, new_config
 from hfkit.records.source import Source
 from hfkit.rlhf.roles import shares_policy_vocabulary
+from hfkit.training.memory.shapes import quantized_bits
 
 MODEL_KEYS = ("model_name_or_path", "model_revision", "model_config", "tokenizer_name_or_path")
 """The keys that choose model and tokenizer; a problem of these concerns all of them."""
@@ -45,6 +46,11 @@ def find_reward_config(config) -> PreTrainedConfig | None:
         return None
 
 
+def quantization_key(config) -> str | None:
+    """Return the key that quantizes the base; None if its weights are not quantized."""
+    return next((key for key in ("load_in_4bit", "load_in_8bit") if getattr(config, key)), None)
+
+
 def architecture_problems(config, model_config: PreTrainedConfig | None) -> list[Problem]:
     """Return problems of a stage with a model of this config: no score head, or weights that cannot be quantized."""
     if model_config is None:
@@ -58,7 +64,7 @@ def architecture_problems(config, model_config: PreTrainedConfig | None) -> list
             remedy += ", or set reward_model_path to a reward model of another one with the same vocabulary"
         problems.append(Problem("model_name_or_path", path, remedy, keys=(*MODEL_KEYS, "reward_model_path")))
     quantized = getattr(model_config, "quantization_config", None)
-    bits = next((key for key in ("load_in_4bit", "load_in_8bit") if getattr(config, key)), None)
+    bits = quantization_key(config)
     if quantized and bits:
         remedy = "the model's weights are quantized already: start from its unquantized original, or remove this"
         problems.append(Problem(bits, True, remedy, keys=MODEL_KEYS))
@@ -68,12 +74,11 @@ def architecture_problems(config, model_config: PreTrainedConfig | None) -> list
 def rollout_problems(config, model_config: PreTrainedConfig) -> list[Problem]:
     """Return the problem of a rollout engine that cannot sample from the model."""
     engine = getattr(config, "rollout_engine", "generate")
-    bits = 4 if config.load_in_4bit else 8 if config.load_in_8bit else None
     path = config.model_name_or_path
     start = Source.of(path, config.model_revision).adapter if path and os.path.isdir(path) else None
     merges = getattr(config, "merge_in_rollouts", False) and not has_variant(start or vars(config))
     try:
-        fault = engine_fault(engine, model_config, bits, merges, config.attn_implementation)
+        fault = engine_fault(engine, model_config, quantized_bits(config), merges, config.attn_implementation)
     except ValueError:  # not a causal language model, which the checks of the model report
         return []
     return [Problem("rollout_engine", engine, fault, keys=(*MODEL_KEYS, *MERGE_KEYS))] if fault else []
@@ -86,8 +91,8 @@ def scoring_role(config) -> tuple[str | None, bool]:
     None for a stage that needs none. A value model needs only hidden states and a head.
     """
     spec = spec_of_config(config)
-    if spec is None or spec.makes == "reward model":
-        return spec and "a reward model is a sequence classifier", True
+    if spec.makes == "reward model":
+        return "a reward model is a sequence classifier", True
     if spec.loop != "ppo":
         return None, False
     try:

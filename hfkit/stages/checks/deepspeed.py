@@ -5,10 +5,14 @@ trainer's arguments, as a JSON file or a mapping.
 """
 
 import os
+import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.cpp_extension import CUDA_HOME, is_ninja_available
 from transformers.integrations.deepspeed import is_deepspeed_available
 
 from hfkit.config.registry import StageSpec
@@ -19,7 +23,6 @@ from hfkit.core.launch import DEEPSPEED, DEEPSPEED_FILE, ZERO_3_GATHERS, deepspe
 from hfkit.core.limits import load_json
 from hfkit.models.zero import CANNOT_MERGE
 from hfkit.records.source import Source
-from hfkit.stages.checks.compiled_ops import missing_compiler
 from hfkit.stages.checks.fsdp import WITHOUT_SHARDS
 
 DEEPSPEED_LAUNCH = "accelerate launch --use_deepspeed"
@@ -104,6 +107,22 @@ def optimizer_remedies(settings: dict[str, Any], config) -> Iterator[str]:
     if missing := missing_compiler("cpu_adam" if on_cpu else "fused_adam", process_state(config.extra).device):
         instead = '"zero_force_ds_cpu_optimizer": false' if on_cpu else 'no optimizer, for that of the key "optim"'
         yield f"DeepSpeed compiles this optimizer, which needs {missing}: install it, or set {instead}"
+
+
+def missing_compiler(op: str, on: torch.device) -> str | None:
+    """Return what is missing to compile an op of DeepSpeed, or None if it can be compiled or is compiled already.
+
+    Args:
+        op: its name in DeepSpeed, such as "cpu_adam".
+        on: the device of this process.
+    """
+    if import_module("deepspeed.git_version_info").installed_ops.get(op):
+        return None
+    if not is_ninja_available():
+        return "ninja"
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        return "a C++ compiler"
+    return "the CUDA toolkit (nvcc)" if on.type == "cuda" and CUDA_HOME is None else None
 
 
 def merge_problems(config) -> list[Problem]:

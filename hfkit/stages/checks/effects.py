@@ -20,19 +20,16 @@ NEEDED_KEYS: dict[str, tuple[str | tuple[str, str], ...]] = {
 
 def effect_problems(config) -> list[Problem]:
     """Return problems of keys that differ from their defaults but have no effect, since a key they depend on is off."""
-    settings = {**vars(config), **getattr(config, "extra", {})}
+    settings = {**vars(config), **config.extra}
     joins_rows = getattr(config, "packing", None) in (True, "documents")
     remedy = "on packed rows: lower per_device_train_batch_size instead"
     needed: dict[str, tuple] = {"max_tokens_per_micro_batch": (not joins_rows, remedy)}
     for key, others in NEEDED_KEYS.items():
         pairs = [(one, None) if isinstance(one, str) else one for one in others]
-        known = [(name, value) for name, value in pairs if takes(config, name)]
+        known = [
+            (name, value) for name, value in pairs if hasattr(config, name) or config.extra_field(name) is not None
+        ]
         is_read = any(settings.get(name) == value if value else settings.get(name) for name, value in known)
         one_of = " or ".join(name if value is None else f"{name}: {value}" for name, value in known)
         needed[key] = (is_read, f"without {one_of}", *dict(known))
     return broken_rules(config, unused_rules(config, needed))
-
-
-def takes(config, name: str) -> bool:
-    """Return whether a config has a key, as its own field or as one of the trainer's config."""
-    return hasattr(config, name) or (hasattr(config, "extra_field") and config.extra_field(name) is not None)

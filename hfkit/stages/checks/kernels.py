@@ -13,7 +13,7 @@ FLASH = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is
 
 def kernel_problems(config) -> list[Problem]:
     """Return problems of kernels that are not installed, that need a GPU, or that contradict another setting."""
-    key, attention, extra = "attn_implementation", config.attn_implementation, getattr(config, "extra", {})
+    key, attention, extra = "attn_implementation", config.attn_implementation, config.extra
     asked = [(LIGER, True, "liger-kernel", "hfkit[liger]", is_liger_kernel_available)] if extra.get(LIGER) else []
     if attention in FLASH:
         is_available = FLASH[attention]

@@ -54,13 +54,12 @@ def start_problems(config) -> list[Problem]:
     problems = length_problems(config) + vocabulary_problems(config)
     is_folder = os.path.isdir(path)
     problems += revision_problems("model_revision", revision, key, path)
-    spec = spec_of_config(config)
     try:
         problems += adapter_shape_problems(config)
         if Source.of(path, revision).adapter is None:
             problems += module_problems(config, cached_config(path, revision))
         faults = [] if is_folder else [base_fault(Source.of(path, revision))]  # path_problems checks folders
-        if is_classifier(path, revision) and (spec is None or spec.makes != "reward model"):
+        if is_classifier(path, revision) and spec_of_config(config).makes != "reward model":
             faults.append("a classifier, such as a reward model: start from a language model")
         if not problems and not any(faults):
             problems += checkpoint_problems(config)

@@ -46,28 +46,34 @@ def number_problems(config) -> list[Problem]:
         if value is not None and not low <= value <= high:
             remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
             problems.append(Problem(name, value, remedy))
-    alpha = getattr(config, "extra", {}).get("neftune_noise_alpha")
+    alpha = config.extra.get("neftune_noise_alpha")
     if alpha is not None and alpha < 0:
         problems.append(Problem("neftune_noise_alpha", alpha, "must not be negative"))
     numbers = {name: value for name, value in vars(config).items() if isinstance(value, float)}
     problems += [Problem(k, v, "must be below 1e38") for k, v in numbers.items() if abs(v) > LARGEST]
-    steps, evaluates = getattr(config, "max_steps", -1), getattr(config, "eval_strategy", "no")
-    no_steps = evaluates != "steps" and (getattr(config, "eval_steps", None) or 0) > 0
-    no_rows = evaluates != "no" and not has_held_out(config)
     is_cut, budget = getattr(config, "micro_batches_by_length", True), "max_tokens_per_micro_batch"
     unused = not is_cut and getattr(config, budget) is not None
-    extra = getattr(config, "extra", {})
-    at_start = bool(extra.get("eval_on_start")) and not has_held_out(config)
-    delayed = bool(extra.get("eval_delay")) and evaluates == "no"
+    steps = getattr(config, "max_steps", -1)
     rules = [
-        (at_start, "eval_on_start", "needs held-out rows: set eval_datasets or test_split_size", *HELD_OUT_KEYS),
-        (delayed, "eval_delay", "has no effect without eval_strategy", "eval_strategy"),
         (unused, budget, "has no effect with micro_batches_by_length: false", "micro_batches_by_length"),
         (steps != -1 and steps < 1, "max_steps", "must be above 0, or -1 for num_train_epochs"),
-        (no_steps, "eval_steps", "has no effect without eval_strategy: steps", "eval_strategy"),
-        (no_rows, "eval_strategy", "needs held-out rows: set eval_datasets or test_split_size", *HELD_OUT_KEYS),
     ]
-    return problems + broken_rules(config, rules + best_rules(config)) + metric_problems(config)
+    rules += evaluation_rules(config) + best_rules(config)
+    return problems + broken_rules(config, rules) + metric_problems(config)
+
+
+def evaluation_rules(config) -> list[tuple]:
+    """Return the rules of when to evaluate, as for `broken_rules`."""
+    evaluates, needs_rows = getattr(config, "eval_strategy", "no"), not has_held_out(config)
+    no_steps = evaluates != "steps" and (getattr(config, "eval_steps", None) or 0) > 0
+    at_start, delayed = config.extra.get("eval_on_start"), config.extra.get("eval_delay")
+    remedy = "needs held-out rows: set eval_datasets or test_split_size"
+    return [
+        (needs_rows and at_start, "eval_on_start", remedy, *HELD_OUT_KEYS),
+        (delayed and evaluates == "no", "eval_delay", "has no effect without eval_strategy", "eval_strategy"),
+        (no_steps, "eval_steps", "has no effect without eval_strategy: steps", "eval_strategy"),
+        (needs_rows and evaluates != "no", "eval_strategy", remedy, *HELD_OUT_KEYS),
+    ]
 
 
 def best_rules(config) -> list[tuple]:
@@ -88,7 +94,7 @@ def best_rules(config) -> list[tuple]:
 def metric_problems(config) -> list[Problem]:
     """Return the problem of a `metric_for_best_model` that a stage does not compute."""
     spec, key = spec_of_config(config), "metric_for_best_model"
-    metric, known = getattr(config, "extra", {}).get(key), spec.eval_metrics if spec else ()
+    metric, known = config.extra.get(key), spec.eval_metrics
     if metric is None or not known or metric.removeprefix("eval_") in known:
         return []
     return [Problem(key, metric, f"{spec.name} has no such metric: expected one of {', '.join(known)}")]
@@ -96,4 +102,4 @@ def metric_problems(config) -> list[Problem]:
 
 def has_held_out(config) -> bool:
     """Return whether a config holds rows out."""
-    return bool(config.eval_datasets) or config.test_split_size is not None
+    return bool(getattr(config, "eval_datasets", None)) or getattr(config, "test_split_size", None) is not None

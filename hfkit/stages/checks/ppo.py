@@ -25,15 +25,11 @@ BATCH_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 def ppo_problems(config: PPOConfig) -> list[Problem]:
     """Return every problem of PPO's own fields."""
-    rules = response_rules(config) + batch_rules(config) + penalty_rules(config)
+    rules = [(config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0")]
+    rules += batch_rules(config) + penalty_rules(config)
     problems = [*precision_problems(config), *broken_rules(config, rules)]
     problems += vllm_problems(config, find_model_config(config))
     return [*problems, *reward_problems(config), *value_adapter_problems(config)]
-
-
-def response_rules(config: PPOConfig) -> list[tuple]:
-    """Return the rule against dropout, which would make the policy ratio random."""
-    return [(config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0")]
 
 
 def batch_rules(config: PPOConfig) -> list[tuple]:

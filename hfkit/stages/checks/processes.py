@@ -12,7 +12,7 @@ from hfkit.stages.checks.fsdp import fsdp_problems
 def process_problems(config) -> list[Problem]:
     """Return problems of the engine for several processes; a stage that trains no model has none."""
     spec = spec_of_config(config)
-    if spec is None or not spec.trains_a_model:
+    if not spec.trains_a_model:
         return []
     return fsdp_problems(config, spec) + deepspeed_problems(config, spec) + sampling_problems(config, spec)
 

@@ -2,7 +2,7 @@
 
 from pkgutil import resolve_name
 
-from hfkit.config.fields import ModelFields, OutputFields, SourceFields
+from hfkit.config.fields import ModelFields, SourceFields
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
 from hfkit.hub.cards.licenses import license_problems
@@ -20,21 +20,17 @@ from hfkit.stages.checks.trainer import trainer_problems
 
 
 def problems_of(config) -> list[Problem]:
-    """Return every problem of a config; only configs and tokenizers are read, never weights."""
+    """Return every problem of a stage's config; only configs and tokenizers are read, never weights."""
     spec = spec_of_config(config)
     problems = process_problems(config) + number_problems(config) + template_problems(config)
-    if isinstance(config, OutputFields):
-        problems += folder_problems(config) + hub_problems(config) + license_problems(config.license)
+    problems += folder_problems(config) + hub_problems(config) + license_problems(config.license)
     if isinstance(config, SourceFields):
         problems += data_problems(config)
     if isinstance(config, ModelFields):
-        problems += adapter_problems(config) + model_problems(config)
-        problems += kernel_problems(config)
+        problems += adapter_problems(config) + model_problems(config) + kernel_problems(config)
         problems += architecture_problems(config, find_model_config(config))
-    if spec and spec.checks:
+    if spec.checks:
         problems += resolve_name(spec.checks)(config)
     reported = {problem.key for problem in problems}
-    found = effect_problems(config)
-    if isinstance(config, OutputFields):
-        found += trainer_problems(config)
+    found = effect_problems(config) + trainer_problems(config)
     return problems + [problem for problem in found if problem.key not in reported]

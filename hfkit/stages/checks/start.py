@@ -25,8 +25,7 @@ from hfkit.stages.checks.architecture import MODEL_KEYS
 
 def checkpoint_problems(config) -> list[Problem]:
     """Return problems of the files of the model that a stage starts from, and of the adapter on it."""
-    spec = spec_of_config(config)
-    is_classifier = spec is not None and spec.makes == "reward model"
+    is_classifier = spec_of_config(config).makes == "reward model"
     task_type = TaskType.SEQ_CLS if is_classifier else TaskType.CAUSAL_LM
     source = Source.of(config.model_name_or_path, config.model_revision)
     key, keys = "model_name_or_path", ("use_peft", *MODEL_KEYS)

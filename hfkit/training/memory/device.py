@@ -1,13 +1,12 @@
 """The device that a plan is for: its capacity, and the memory that libraries take before any tensor exists."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
+import psutil
 import torch
 from accelerate.utils import gather_object
 
-from hfkit.core.device import device, has_bf16
+from hfkit.core.device import device, free_memory, has_bf16, whole_memory
 
 # The CUDA context with the libraries' kernels and workspaces; between 0.4 and 0.8 GB on recent cards.
 CUDA_CONTEXT = 600_000_000
@@ -54,14 +53,9 @@ def find_device(capacity: int | None = None) -> Device:
     if device().type == "cuda":
         card = torch.cuda.get_device_properties(device())
         return Device(asked or card.name, capacity or card.total_memory, CUDA_CONTEXT, True, has_bf16())
-    page = os.sysconf("SC_PAGE_SIZE")
-    memory = page * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
-        memory = min(memory, int(text))
-    resident = Path("/proc/self/statm")
-    taken = int(resident.read_text(encoding="utf-8").split()[1]) * page if resident.is_file() else CUDA_CONTEXT
-    return Device(asked or "this machine's memory", capacity or memory, taken, False)
+    return Device(
+        asked or "this machine's memory", capacity or whole_memory(), psutil.Process().memory_info().rss, False
+    )
 
 
 def device_to_plan(memory: float | None, gpu: float | None) -> Device:
@@ -79,7 +73,5 @@ def free_gpu() -> Device:
 
     Memory that torch has reserved and does not use counts as free.
     """
-    here = device()
-    unused = torch.cuda.memory_reserved(here) - torch.cuda.memory_allocated(here)
-    free = min(gather_object([torch.cuda.mem_get_info(here)[0] + unused]))
-    return Device(torch.cuda.get_device_name(here), free, WORKSPACES, True, has_bf16())
+    free = min(gather_object([free_memory(device())]))
+    return Device(torch.cuda.get_device_name(device()), free, WORKSPACES, True, has_bf16())

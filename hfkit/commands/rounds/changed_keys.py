@@ -16,7 +16,7 @@ JUDGE_KEYS = ("judge", "reward_model", "reward_function", "reward_columns")
 """The keys that decide the labels; further people may judge at any time."""
 
 
-def kept_problems(plan: RoundsPlan) -> list[Problem]:
+def changed_key_problems(plan: RoundsPlan) -> list[Problem]:
     """Return a problem for each key that has changed since the first round that has samples or labels of it."""
     found: dict[str, Problem] = {}
     for number in range(1, plan.rounds.count + 1):

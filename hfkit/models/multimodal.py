@@ -1,0 +1,76 @@
+"""Models that also read images or sound: hfkit trains them on text, and leaves the rest of the model unchanged."""
+
+import inspect
+
+from peft import PeftModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+from transformers.utils import CONFIG_NAME
+
+from hfkit.records.source import read_json
+
+
+def language_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the config of the causal language model in a checkpoint; prepare `AutoModelForCausalLM` to load it.
+
+    Transformers loads multimodal models in three ways. It loads the text model alone (Qwen 3.5): its config is the
+    result, so that classifiers leave out the rest too. It loads the whole model (Gemma 3). Or it loads the whole model,
+    but only as one of images and text (Mistral 3), which is then registered as a causal language model too. Releases
+    before 5.19 ignore that.
+    """
+    kind, text = type(config), config.get_text_config()
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[kind]
+        if all(one.default is not one.empty for one in inputs_of(model_class)):
+            AutoModelForCausalLM.register(kind, model_class, exist_ok=True)
+    if text is config or kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return config
+    if MODEL_FOR_CAUSAL_LM_MAPPING[kind] is not MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None):
+        return config
+    text.dtype = text.dtype or config.dtype
+    if hasattr(config, "quantization_config"):
+        text.quantization_config = config.quantization_config
+    return text
+
+
+def inputs_of(model_class: type[PreTrainedModel]) -> list[inspect.Parameter]:
+    """Return the parameters of a class's forward pass; those without a default are required."""
+    named = [*inspect.signature(model_class.forward).parameters.values()][1:]
+    return [one for one in named if one.kind is one.POSITIONAL_OR_KEYWORD]
+
+
+def parts_without_text(model: PreTrainedModel) -> list[str]:
+    """Return the names of the modules of a multimodal model that read no text: those next to its decoder."""
+    if model.config.get_text_config() is model.config:
+        return []
+    decoder = model.get_decoder()
+    name = next(name for name, module in model.named_modules() if module is decoder)
+    parent = name.rpartition(".")[0]
+    children = model.get_submodule(parent).named_children()
+    return [f"{parent}.{child}" for child, module in children if parent and module is not decoder]
+
+
+def describe_multimodal(model: PreTrainedModel | PeftModel) -> dict:
+    """Return the record's entries on a multimodal model, for its card; {} for any other.
+
+    Returns:
+        {"multimodal": "whole"}, or "text" for an adapter on its text model. If `AutoModelForCausalLM` does not know the
+        class of the whole model: also {"registered": the modules and names of its config and class}.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = base.config
+    if config.get_text_config() is not config:
+        is_known = config.model_type in CAUSAL or config.num_labels == 1
+        classes = [[one.__module__, one.__name__] for one in (type(config), type(base))]
+        return {"multimodal": "whole"} | ({} if is_known else {"registered": classes})
+    if base is model:
+        return {}
+    adapter = model.peft_config["default"]
+    stored = read_json(adapter.base_model_name_or_path, CONFIG_NAME, adapter.revision or "main") or {}
+    return {"multimodal": "text"} if stored.get("model_type") != config.model_type else {}
