@@ -57,9 +57,7 @@ def test_ppo_is_interrupted_and_ends_alike(run_stage, whole, monkeypatch, tmp_pa
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as raised:
         patch.setattr(owner, name, interrupted)
-        patch.setattr(
-            interrupts, "REPEAT_SECONDS", 600
-        )  # the second signal is no wish to end at once, on a slow machine
+        patch.setattr(interrupts, "REPEAT_SECONDS", 600)  # on a slow machine, the second signal would end it at once
         run_stage("ppo", tmp_path / "ppo", **CHANGES)
     assert raised.value.code == 143
     assert read_record(tmp_path / "ppo")["signal"] == "SIGUSR1"
