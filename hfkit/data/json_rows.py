@@ -150,7 +150,8 @@ def describe_fault(error: json.JSONDecodeError, start: int) -> str:
     if error.pos == start and rest[0] == ",":
         return f"line {error.lineno}: remove the commas between the objects, or enclose all objects in [ and ]"
     if after[:1] in ("]", "}") and (rest[0] == "," or before.endswith(",")):
-        return f"line {error.lineno}: remove the comma before {after[0]}"
+        line = error.lineno + rest[: len(rest) - len(after)].count("\n")  # Python 3.13 reports the comma
+        return f"line {line}: remove the comma before {after[0]}"
     return f"line {error.lineno} is not JSON: {error.msg} at column {error.colno}"
 
 

@@ -84,28 +84,18 @@ def reply_problems(config: ReplyFields) -> list[Problem]:
 
 def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
     """Return every problem of a config of `hfkit evaluate`."""
-    model, kinds, model_key = config.model_name_or_path, {}, ("model_name_or_path",)
+    model, model_key = config.model_name_or_path, ("model_name_or_path",)
     problems = reply_problems(config) + revision_problems(
         "model_revision", config.model_revision, "model_name_or_path", split_name(model)[1]
     )
-    for key, (_, path, revision) in config.models().items():
-        found = weights_problems(key, path)
-        problems += found
-        if not found:
-            kinds[key] = is_classifier(path, revision)
-            if kinds[key] and (error := reward_fault(path, revision)):
-                problems.append(Problem(key, path, str(error)))
-            if kinds[key] != kinds.get("model_name_or_path", kinds[key]):
-                remedy = f"only one of it and {model} is a reward model: compare models of one kind"
-                problems.append(Problem(key, path, remedy, keys=model_key))
+    kinds = find_reward_models(config, problems)
     if kinds.get("model_name_or_path"):
         changed = [field.name for field in fields(config) if getattr(config, field.name) != default_of(field)]
         remedy = f"has no effect: {model} is a reward model and does not generate responses"
         problems += broken_rules(config, [(True, key, remedy, *model_key) for key in changed if key in REPLY_KEYS])
     for key in ("reference", "reward_model"):
-        if (path := getattr(config, key)) is None:
-            continue
-        problems += kind_problems(key, path, is_reward=key == "reward_model")
+        if (path := getattr(config, key)) is not None:
+            problems += kind_problems(key, path, is_reward=key == "reward_model")
     writers = [(path, revision) for key, (_, path, revision) in config.models().items() if kinds.get(key) is False]
     problems += engine_problems(config, writers)
     if config.output_dir is not None or Path(model).is_dir():
@@ -114,6 +104,22 @@ def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
         problems.append(Problem("output_dir", None, "missing: a model on the Hub has no folder", keys=model_key))
     problems += name_problems("against", [model, *config.against], keys=model_key)
     return problems + entry_problems("datasets", config.datasets) + entry_problems("prompts", config.prompts)
+
+
+def find_reward_models(config: EvaluateConfig, problems: list[Problem]) -> dict[str, bool]:
+    """Return whether each model is a reward model, by its key; add problems of models that cannot be compared."""
+    kinds: dict[str, bool] = {}
+    for key, (_, path, revision) in config.models().items():
+        if found := weights_problems(key, path):
+            problems += found
+            continue
+        kinds[key] = is_classifier(path, revision)
+        if kinds[key] and (error := reward_fault(path, revision)):
+            problems.append(Problem(key, path, str(error)))
+        if kinds[key] != kinds.get("model_name_or_path", kinds[key]):
+            remedy = f"only one of it and {config.model_name_or_path} is a reward model: compare models of one kind"
+            problems.append(Problem(key, path, remedy, keys=("model_name_or_path",)))
+    return kinds
 
 
 def arena_problems(config: ArenaConfig) -> list[Problem]:

@@ -21,6 +21,8 @@ from hfkit.models.token_predictions import logprob_and_entropy, measure_predicti
 
 CACHE_NAME = cache_name(BaseModelOutputWithPast)
 """The name of the cache in the arguments and outputs of models."""
+ROUTER_LOSS = "output_router_logits"
+"""The field of a mixture's config that adds the loss of its router to the outputs; TRL's SFT sets it."""
 STRIDE = 16  # tokens sampled before the rows that have ended leave the batch
 LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # layers of a cache from which rows can be selected
 
@@ -162,13 +164,21 @@ def sampling_config(
 
 @contextmanager
 def without_generation_defaults(model: PreTrainedModel | PeftModel):
-    """Remove the model's generation config, which `generate` uses for settings that another config leaves unset."""
-    kept = model.generation_config
+    """Remove the model's generation config, which `generate` uses for settings that another config leaves unset.
+
+    A router loss is left out too: with a cache, transformers 5.24 cannot compute it for a batch.
+    """
+    kept, config = model.generation_config, model.config.get_text_config()
+    adds_router_loss = getattr(config, ROUTER_LOSS, False)
     set_generation_config(model, GenerationConfig())
+    if adds_router_loss:
+        setattr(config, ROUTER_LOSS, False)
     try:
         yield
     finally:
         set_generation_config(model, kept)
+        if adds_router_loss:
+            setattr(config, ROUTER_LOSS, True)
 
 
 def set_generation_config(model: PreTrainedModel | PeftModel, config: GenerationConfig) -> None:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from hfkit.models.adapters import ADAPTED, without_adapter
 from hfkit.models.merged_copies import MergedCopies, can_merge, matrix_shape
+from hfkit.models.multimodal import is_text_model_of, stored_name
 from hfkit.models.quantization import quantized_layers
 
 
@@ -34,6 +35,7 @@ def named_weights(model: PreTrainedModel | PeftModel, bf16: bool = False) -> lis
     copies = MergedCopies(model, bf16)
     targets = {target.layer: target for target in copies.targets()}
     base = without_adapter(model)
+    is_text_part = is_text_model_of(base.name_or_path, base.config)
     found = []
     for path, parameter in base.named_parameters():
         above, _, name = path.rpartition(".")
@@ -41,6 +43,7 @@ def named_weights(model: PreTrainedModel | PeftModel, bf16: bool = False) -> lis
         if any(mark in path for mark in ADAPTED):
             continue
         path = path.replace(".base_layer.", ".")
+        path = stored_name(base, path) if is_text_part else path
         if target is None:
             found.append(NamedWeight(path, parameter.dtype, [*parameter.shape], parameter.detach))
         else:

@@ -37,9 +37,14 @@ def eval_with_checkpointing(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
             module.training = True
-            for name, value in vars(module).items():
-                if isinstance(value, float) and "drop" in name:
-                    setattr(module, name, 0.0)
+            turn_off_dropout(module)
+
+
+def turn_off_dropout(module: torch.nn.Module) -> None:
+    """Set the dropout probabilities to 0 that a module passes to functions, such as OPT's `dropout`."""
+    for name, value in vars(module).items():
+        if isinstance(value, float) and "drop" in name:
+            setattr(module, name, 0.0)
 
 
 def reply_logprobs(

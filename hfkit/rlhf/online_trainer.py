@@ -14,7 +14,7 @@ from hfkit.core.compat_online import prepare_reference, sampled_batch, set_sampl
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.generation import stop_ids
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
-from hfkit.rlhf.forward import Model, autocast
+from hfkit.rlhf.forward import Model, autocast, turn_off_dropout
 from hfkit.rlhf.monitor import TrainingMonitor, repetition_share
 from hfkit.rlhf.online_batches import OnlineBatches
 from hfkit.rlhf.online_metrics import OnlineMetrics
@@ -87,6 +87,8 @@ class OnlineTraining(OnlineBatches):
             model.delete_adapter(REFERENCE_ADAPTER)
         reduce_in_float32(self.accelerator)
         self.policy = cast(Model, self.model)
+        for module in self.policy.modules():  # TRL's `disable_dropout` finds only modules of dropout
+            turn_off_dropout(module)
         prepare_reference(ref_model, args.temperature, getattr(args, "cast_lm_head_to_fp32", False))
         self.reference = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
         self.ref_model = self.reference if beta else None

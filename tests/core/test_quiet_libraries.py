@@ -37,6 +37,6 @@ def test_torch_does_not_warn_of_a_cuda_compiler_without_a_gpu(debug, tmp_path):
     path = f"{compiler.parent}{os.pathsep}{os.environ['PATH']}"
     env = {name: value for name, value in os.environ.items() if name not in ("CUDA_HOME", "CUDA_PATH")}
     code = "from hfkit.core.console import quiet_libraries\nquiet_libraries()\nimport torch.utils.cpp_extension"
-    ran = run(code, env={**env, "PATH": path, "HFKIT_DEBUG": debug}, has_libraries=False)
+    ran = run(code, env={**env, "PATH": path, "HFKIT_DEBUG": debug}, level=FEW)
     assert ran.returncode == 0, ran.stderr
     assert ("No CUDA runtime" in ran.stdout + ran.stderr) == (debug == "1")

@@ -32,6 +32,15 @@ def test_a_reply_in_a_batch_is_the_reply_alone(tokenizer, family):
     assert replies == [row[:end] for row, end in zip(whole, ends, strict=True)]
 
 
+def test_a_mixture_that_was_trained_with_a_router_loss_samples_batches(tokenizer):
+    """TRL's SFT saves such a config; Transformers computes the loss of one token with the mask of all."""
+    model = model_of("mixture", len(tokenizer))
+    expected = generate_replies(model, tokenizer, PROMPTS, 8, stop_token_ids=[1])
+    model.config.output_router_logits = True
+    assert generate_replies(model, tokenizer, PROMPTS, 8, stop_token_ids=[1]) == expected
+    assert model.config.output_router_logits is True
+
+
 def test_rows_that_have_ended_are_not_computed(tokenizer):
     model, computed = model_of("llama", len(tokenizer)), []
     whole = [alone(model, tokenizer, prompt) for prompt in PROMPTS]

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 import hfkit
 from hfkit.commands.merge import merge
 from hfkit.models.multimodal import parts_without_text
+from hfkit.models.named_weights import named_weights
 
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
@@ -125,3 +126,10 @@ def test_a_whole_model_is_trained_and_its_vision_model_stays(architecture, check
     assert bool(others) == (architecture in OWN_CLASS)
     assert all(torch.equal(before[name], after[name]) for name in others)
     assert not torch.allclose(logits_at(sft), logits_at(base), atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_5"])
+def test_other_engines_get_the_weights_under_the_names_of_the_checkpoint(architecture, checkpoint):
+    path = checkpoint(architecture)
+    stored = {name for name in load_file(f"{path}/model.safetensors") if "visual" not in name}
+    assert {one.name for one in named_weights(hfkit.load_policy(path)[0])} == stored

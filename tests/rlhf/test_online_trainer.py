@@ -6,7 +6,7 @@ import pytest
 import torch
 from quick import mostly_slow
 from torch.nn.functional import log_softmax
-from transformers import PrinterCallback
+from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback
 
 from hfkit.core.compat_logged import logged_counts, logged_since
 from hfkit.data.forms import PROMPTS, encode_prompts
@@ -284,6 +284,22 @@ def test_the_base_is_in_memory_once_and_only_the_adapter_moves(make, stage):
         assert (values.data_ptr() == held[name].data_ptr()) is not is_adapter
         assert torch.equal(held[name], reference[name]) and (is_adapter or torch.equal(values, before[name]))
     assert any(not torch.equal(values, before[name]) for name, values in trainer.policy.named_parameters())
+
+
+@pytest.mark.parametrize("stage", mostly_slow(CLASSES, ["grpo"]))
+def test_dropout_that_is_not_a_module_is_off(make, tokenizer, tmp_path, stage):
+    """OPT passes its probability to a function, which TRL's `disable_dropout` does not find."""
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2, "dropout": 0.5}
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = AutoConfig.for_model("opt", vocab_size=len(tokenizer), num_attention_heads=2, **sizes, **ends)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "opt")
+    tokenizer.save_pretrained(tmp_path / "opt")
+    whole = {"model_name_or_path": str(tmp_path / "opt"), "use_peft": None, "num_iterations": 2, "max_steps": 2}
+    trainer = make(stage, learning_rate=0.0, **whole)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "objective/kl" in log]
+    assert len(logs) == 2 and max(abs(log["objective/kl"]) for log in logs) < 1e-5
+    assert {log["clip_ratio/region_mean"] for log in logs} == {0.0}
 
 
 @pytest.mark.parametrize("stage", mostly_slow(CLASSES, ["grpo"]))

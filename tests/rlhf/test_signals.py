@@ -8,6 +8,7 @@ import pytest
 from interruption import assert_same_run
 from processes import launch
 
+from hfkit.core import interrupts
 from hfkit.core.interrupts import Interrupted
 from hfkit.records.record import read_record
 from hfkit.rlhf import trainer as rlhf_trainer
@@ -56,6 +57,7 @@ def test_ppo_is_interrupted_and_ends_alike(run_stage, whole, monkeypatch, tmp_pa
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as raised:
         patch.setattr(owner, name, interrupted)
+        patch.setattr(interrupts, "REPEAT_SECONDS", 600)  # on a slow machine, the second signal would end it at once
         run_stage("ppo", tmp_path / "ppo", **CHANGES)
     assert raised.value.code == 143
     assert read_record(tmp_path / "ppo")["signal"] == "SIGUSR1"

@@ -46,7 +46,7 @@ def test_unusual_names_work(attack, tmp_path, rows, name):
         pytest.param("ä" * 200, "File name too long", id="long in bytes"),
         pytest.param("/".join(["d" * 200] * 25), "File name too long", id="long path"),
         pytest.param("/".join(["d" * 99] * 40)[:3950], "choose a path of less than 3,840", id="no room for files"),
-        pytest.param("a\0b", "null byte", id="null byte"),
+        pytest.param("a\0b", "null (byte|character)", id="null byte"),
         pytest.param("run-\udcff", "not valid UTF-8", id="not UTF-8"),
     ],
 )
@@ -56,7 +56,7 @@ def test_names_that_cannot_be_written_are_refused(attack, tmp_path, rows, verb, 
     (tmp_path / "adapter").mkdir()
     before = {*tmp_path.iterdir()}
     ran = attack(verb, *given)
-    assert ran.status in (1, 2) and reason in ran.output
+    assert ran.status in (1, 2) and re.search(reason, ran.output)
     assert {*tmp_path.iterdir()} - before == {tmp_path / "output.txt"}
 
 

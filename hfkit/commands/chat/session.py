@@ -1,7 +1,7 @@
 """The terminal side of a chat: reads lines, runs commands, and streams responses."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TextIO
 
 from prompt_toolkit import PromptSession
@@ -30,14 +30,6 @@ COMMANDS = {
 }
 
 
-@dataclass(frozen=True)
-class ReplyStatus:
-    """How a response ended: whether Ctrl-C stopped it, and the notes to show below it."""
-
-    stopped: bool
-    notes: list[str]
-
-
 def answer_once(models: list[ChatModel], prompt: str, settings: Settings) -> None:
     """Print one response of each model while it is generated; with several models, each below its name.
 
@@ -47,9 +39,9 @@ def answer_once(models: list[ChatModel], prompt: str, settings: Settings) -> Non
     for model in models:
         if len(models) > 1:
             print(f"== {model.name}", flush=True)
-        status = stream_reply(model, Conversation(), prompt, settings, print_text)
+        stopped, _ = stream_reply(model, Conversation(), prompt, settings, print_text)
         print(flush=True)
-        if status.stopped:
+        if stopped:
             raise KeyboardInterrupt
 
 
@@ -60,8 +52,12 @@ def print_text(text: str) -> None:
 
 def stream_reply(
     model: ChatModel, conversation: Conversation, message: str, settings: Settings, write: Callable[[str], None]
-) -> ReplyStatus:
-    """Generate a model's response, call `write` with each piece, and add message and response to the conversation."""
+) -> tuple[bool, list[str]]:
+    """Generate a model's response, call `write` with each piece, and add message and response to the conversation.
+
+    Returns:
+        whether Ctrl-C stopped the response, and the notes to show below it.
+    """
     conversation.add_question(message)
     text, notes, context = "", [], model.base.context
     try:
@@ -72,7 +68,7 @@ def stream_reply(
     finally:
         conversation.add_reply(text)
     notes += ["stopped"] if stopped else [] if text else ["an empty response"]
-    return ReplyStatus(stopped, notes)
+    return stopped, notes
 
 
 class ChatSession:
@@ -170,7 +166,7 @@ class ChatSession:
         """Show the response of each model to a message."""
         if len(self.models) == 1:
             self.console.print(Text(f"{self.models[0].name}: ", "bold"), end="")
-            notes = stream_reply(self.models[0], self.conversations[0], message, self.settings, print_text).notes
+            _, notes = stream_reply(self.models[0], self.conversations[0], message, self.settings, print_text)
             print(flush=True)
         else:
             notes = self.answer_side_by_side(message)
@@ -186,10 +182,10 @@ class ChatSession:
         notes: list[str] = []
         with Live(table, console=self.console):
             for model, conversation, column in zip(self.models, self.conversations, columns, strict=True):
-                status = stream_reply(
+                stopped, own = stream_reply(
                     model, conversation, message, self.settings, lambda text, to=column: to.append(printable(text))
                 )
-                notes += status.notes
-                if status.stopped:
+                notes += own
+                if stopped:
                     break
         return notes

@@ -53,7 +53,8 @@ def main(given: Namespace) -> int:
                     seed=seed,
                     output_dir=str(folder / f"{size}-seed-{seed}"),
                 )
-                rows = rows_trained_on(run)
+                train = read_record(run)["data"]["train"]
+                rows = train.get("mixed") or train["kept"]  # fewer than requested if its sources have no more
                 points.append({"rows": rows, "seed": seed, "run": str(run), **error_of(run, stage, results)})
         result = {"stage": stage, "error": error_name(stage), "points": points, "law": fit(points)}
         write_record(folder / CURVE, {**result, "environment": environment()})
@@ -100,12 +101,6 @@ def entries_of(entries: list, size: int) -> list:
     ends = np.round(np.cumsum(weights / weights.sum()) * size).astype(int)
     counts = np.diff(ends, prepend=0)
     return [replace(entry, rows=int(count)) for entry, count in zip(entries, counts, strict=True) if count]
-
-
-def rows_trained_on(run: Path) -> int:
-    """Return how many rows a run trained on: fewer than requested if its sources have no more."""
-    train = read_record(run)["data"]["train"]
-    return train.get("mixed") or train["kept"]
 
 
 def fit(points: list[dict]) -> dict | None:

@@ -65,14 +65,9 @@ def modelfile(
         lines.append(f"SYSTEM {quote(chat.default_system)}")
     stop_tokens = tokenizer.convert_ids_to_tokens(stop_ids(config, tokenizer))
     lines += [f"PARAMETER stop {quote(token)}" for token in stop_tokens]
-    lines += [f"PARAMETER {name} {value}" for name, value in sampling_settings(config).items()]
-    return "\n".join(lines) + "\n"
-
-
-def sampling_settings(config: GenerationConfig) -> dict[str, float]:
-    """Return the sampling settings of a generation config by Ollama's names; {} if it does not sample."""
     given = {name: getattr(config, key, None) for key, name in SAMPLING.items()} if config.do_sample else {}
-    return {name: value for name, value in given.items() if value is not None}
+    lines += [f"PARAMETER {name} {value}" for name, value in given.items() if value is not None]
+    return "\n".join(lines) + "\n"
 
 
 def quote(text: str) -> str:

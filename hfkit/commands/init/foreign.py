@@ -53,9 +53,9 @@ def read_foreign(path: str, goal: str | None) -> ForeignConfig:
     if content is None or problems:
         raise ConfigError(problems, path)
     given = {str(key): value for key, value in content.items() if value is not None}
-    tool = find_tool(given)
+    tools = table()["tools"]
+    tool = next((name for name, one in tools.items() if given.keys() & {*one["marks"]}), None)
     if tool is None:
-        tools = table()["tools"]
         marks = "; ".join(f"{name}: {', '.join(tool['marks'])}" for name, tool in tools.items())
         raise ConfigError([Problem("--from", path, f"for none of these tools, by their keys ({marks})")])
     return ForeignConfig(tool, find_stage(tool, given, goal), given, path)
@@ -86,11 +86,6 @@ def with_config(given: dict[str, object], folder: Path) -> dict[str, object]:
         raise ConfigError(problems or [Problem("--config", str(named), "not a YAML mapping")])
     flags = {key: value for key, value in given.items() if key != "config"}
     return {str(key): value for key, value in content.items() if value is not None} | flags
-
-
-def find_tool(given: dict[str, object]) -> str | None:
-    """Return the tool that has one of the keys, or None."""
-    return next((name for name, tool in table()["tools"].items() if given.keys() & {*tool["marks"]}), None)
 
 
 def stages_with(given: dict[str, object], flags: dict[str, list[str]]) -> list[str]:

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 
 from hfkit.commands.label.labels_file import JUDGEMENT, SKIP, now
 from hfkit.commands.label.rows import Row
-from hfkit.commands.web.fields import FieldError, Given, JsonFields, read_fields
+from hfkit.commands.web.fields import Given, JsonFields, read_fields
 
 Text = Annotated[str, Field(max_length=200_000)]
 MAX_SECONDS = 86_400.0
@@ -33,10 +33,7 @@ class SentJudgement(SentEvent):
 
 def read_sent(kind: type[Given], given: dict) -> Given:
     """Return the fields of a request, or reject it."""
-    try:
-        return read_fields(kind, given)
-    except FieldError as error:
-        raise HTTPException(422, str(error)) from error
+    return read_fields(kind, given, lambda _, message: HTTPException(422, message))
 
 
 def checked_event(given: dict, labeler: str, row: Row, flags: list[str]) -> dict:

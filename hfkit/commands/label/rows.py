@@ -1,6 +1,7 @@
 """Loads the rows to judge: a prompt with any number of responses, from rows of several forms."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -74,22 +75,9 @@ def load_label_rows(config: LabelConfig) -> tuple[list[Row], SplitStats]:
     Raises:
         HfkitError: the rows cannot be read, or none has a prompt.
     """
-    wanted = [name for name in COLUMNS if name not in config.reward_columns]
     stats, found, lost = SplitStats("rows"), {}, Counter()
     for entry in config.datasets:  # one by one: their columns may differ
-        names = feedback_columns(entry)
-        if names:  # with the rejected responses, which the stages leave out
-            entry = replace(entry, columns={name: name for name in [*COLUMNS, ID] if name in names})
-        ids = [ID] if ID in names and ID not in config.reward_columns else []
-        table, own = load_rows("rows", [entry], wanted, [*config.reward_columns, *ids], config.seed)
-        stats.sources, stats.rows = stats.sources + own.sources, stats.rows + own.rows
-        for given in own.capped(table):
-            try:
-                row = row_of(given, config.reward_columns)
-            except RenderError as error:
-                lost[str(error)] += 1
-                continue
-            identity = (str(given[ID]), row.prompt_key) if ID in names and given[ID] else row.key
+        for identity, row in read_rows_of(entry, config, stats, lost):
             before = found.get(identity)
             found[identity] = row if before is None else before.joined(row)
             if before is not None:
@@ -100,6 +88,31 @@ def load_label_rows(config: LabelConfig) -> tuple[list[Row], SplitStats]:
     if not rows:
         raise HfkitError(f"{stats}\nNone of the rows has a prompt: map a column to `prompt` or `messages`.")
     return list(rows.values()), stats
+
+
+def read_rows_of(
+    entry: DatasetEntry, config: LabelConfig, stats: SplitStats, lost: Counter
+) -> Iterator[tuple[object, Row]]:
+    """Yield the rows of a dataset, each with what rows that belong together have in common.
+
+    Args:
+        stats: gets the number of rows and their sources.
+        lost: counts rows that cannot be read, by the reason.
+    """
+    names = feedback_columns(entry)
+    if names:  # with the rejected responses, which the stages leave out
+        entry = replace(entry, columns={name: name for name in [*COLUMNS, ID] if name in names})
+    wanted = [name for name in COLUMNS if name not in config.reward_columns]
+    ids = [ID] if ID in names and ID not in config.reward_columns else []
+    table, own = load_rows("rows", [entry], wanted, [*config.reward_columns, *ids], config.seed)
+    stats.sources, stats.rows = stats.sources + own.sources, stats.rows + own.rows
+    for given in own.capped(table):
+        try:
+            row = row_of(given, config.reward_columns)
+        except RenderError as error:
+            lost[str(error)] += 1
+        else:
+            yield (str(given[ID]), row.prompt_key) if ID in names and given[ID] else row.key, row
 
 
 def feedback_columns(entry: DatasetEntry) -> list[str]:

@@ -1,23 +1,14 @@
 """The commands that would add results to a report which lacks them."""
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from hfkit.commands.report.gather import Gathered, ReportedRun
 from hfkit.core.files import RECORD
 
 
-@dataclass
-class NextStep:
-    """What a report lacks, and the command that adds it."""
-
-    lacks: str
-    command: str
-
-
-def next_steps(gathered: Gathered) -> list[NextStep]:
-    """Return the commands for the evaluation, the arena and the benchmarks that a report lacks."""
+def next_steps(gathered: Gathered) -> list[tuple[str, str]]:
+    """Return what a report lacks of evaluation, arena and benchmarks, each with the command that adds it."""
     done = [run for run in gathered.runs if run.record.get("status") == "done"]
     models = [run for run in done if run.spec and run.spec.makes not in ("tokenizer", "reward model")]
     assistants = [run for run in models if run.spec and run.spec.makes == "assistant"]
@@ -25,16 +16,16 @@ def next_steps(gathered: Gathered) -> list[NextStep]:
     steps = []
     if (models or rewards) and not gathered.evaluations and not gathered.summary.get("models"):
         command = evaluate_command(models, rewards) if models else shell("hfkit", "evaluate", rewards[-1].folder)
-        steps.append(NextStep("Held-out metrics with intervals", command))
+        steps.append(("Held-out metrics with intervals", command))
     if len(assistants) > 1 and not gathered.arenas:
         before, after = assistants[-2:]
         words = ("hfkit", "arena", before.folder, after.folder, "--prompts", "my-prompts.jsonl", "--judge", "human")
         command = shell(*words, "--output_dir", gathered.folder / "arena")  # where the next report finds the results
-        steps.append(NextStep("A comparison of responses", command))
+        steps.append(("A comparison of responses", command))
     if models and not gathered.benches:
         named = [run.folder for run in models] if (gathered.folder / RECORD).is_file() else [gathered.folder]
         words = ("hfkit", "bench", *named, "--tasks", "arc_easy", "hellaswag", "--limit", "200")
-        steps.append(NextStep("What alignment cost", shell(*words, "--output_dir", gathered.folder / "bench")))
+        steps.append(("What alignment cost", shell(*words, "--output_dir", gathered.folder / "bench")))
     return steps
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from hfkit.commands.serve.errors import ApiError
-from hfkit.commands.web.fields import FieldError, Given, JsonFields, read_fields
+from hfkit.commands.web.fields import Given, JsonFields, read_fields
 from hfkit.data.messages import Messages, RenderError, to_messages, tools_of
 from hfkit.data.rendering import variables_of
 
@@ -162,7 +162,4 @@ def read_valid(kind: type[Given], body: dict) -> Given:
     Raises:
         ApiError: one of them is invalid.
     """
-    try:
-        return read_fields(kind, body)
-    except FieldError as error:
-        raise ApiError(400, str(error), error.name) from error
+    return read_fields(kind, body, lambda name, message: ApiError(400, message, name))

@@ -1,6 +1,7 @@
 """Validates the fields of a request with pydantic."""
 
 import reprlib
+from collections.abc import Callable
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,28 +16,12 @@ class JsonFields(BaseModel):
 Given = TypeVar("Given", bound=JsonFields)
 
 
-class FieldError(Exception):
-    """A field that is invalid.
-
-    Args:
-        name: of the field.
-    """
-
-    def __init__(self, name: str, message: str):
-        super().__init__(f"{name}: {message}")
-        self.name = name
-
-
-def read_fields(kind: type[Given], given: dict) -> Given:
-    """Return the fields of a JSON object.
-
-    Raises:
-        FieldError: one of them is invalid.
-    """
+def read_fields(kind: type[Given], given: dict, fault: Callable[[str, str], Exception]) -> Given:
+    """Return the fields of a JSON object; if one is invalid, raise `fault(its name, the message)`."""
     try:
         return kind.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        raise FieldError(name, f"{reprlib.repr(given.get(name))} -> {message}") from error
+        raise fault(name, f"{name}: {reprlib.repr(given.get(name))} -> {message}") from error
