@@ -71,10 +71,8 @@ def find_scaling(model: torch.nn.Module, ids: torch.Tensor) -> Scaling | None:
     """Return the first scaling that reproduces the logits of a forward pass on ids (1, T), or None."""
     base = causal_model(model)
     output = base.get_output_embeddings()
-    if output is None or base.get_decoder() in (
-        base,
-        output,
-    ):  # ModernBERT's head has two layers, the last its `decoder`
+    # ModernBERT's head has two layers, the last its `decoder`
+    if output is None or base.get_decoder() in (base, output):
         return None
     if has_partitioned_head(base) and any(output.children()):  # hooks of its parts would gather weights too
         return None

@@ -67,9 +67,7 @@ def trainer_arguments(config, **overrides):
     values |= {key: default for key, default in defaults.items() if values.get(key) is None}
     if RECOMPUTES in names:  # the new name; Transformers warns of the old one
         values[RECOMPUTES] = values.pop("gradient_checkpointing")
-    if getattr(
-        config, "use_peft", False
-    ):  # all adapters are used, so searching for unused parameters would only slow each step
+    if getattr(config, "use_peft", False):  # adapters are all used: a search for unused ones would slow each step
         values["ddp_find_unused_parameters"] = False
     if kind == "cpu":
         values["use_cpu"] = True  # Transformers refuses bf16 otherwise, which a CPU supports
