@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hfkit.data.forms import IGNORE
-from hfkit.rlhf.batch import Tokens, cut_rows
+from hfkit.rlhf.batch import Tokens, cut_rows, pad_rows
 
 CALL = 32  # tokens that take as long as one more call
 
@@ -29,6 +29,13 @@ def arguments(**settings) -> SimpleNamespace:
     """Those that decide how rows are cut."""
     defaults = {"per_device_train_batch_size": 2, "max_tokens_per_micro_batch": None, "micro_batches_by_length": True}
     return SimpleNamespace(**{**defaults, **settings})
+
+
+@pytest.mark.parametrize(("left", "expected"), [(True, [[9, 9], [9, 5], [6, 7]]), (False, [[9, 9], [5, 9], [6, 7]])])
+def test_rows_are_padded_with_integers_even_if_the_first_is_empty(left, expected):
+    ids, mask = pad_rows([[], [5], [6, 7]], 9, left)
+    assert ids.dtype == torch.int64 and ids.tolist() == expected
+    assert mask.tolist() == [[token != 9 for token in row] for row in expected]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
