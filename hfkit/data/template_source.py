@@ -35,7 +35,7 @@ def change_templates(tokenizer: PreTrainedTokenizerBase, change: Callable[[str],
 
 
 def cached_by_template(function: Callable) -> Callable:
-    """Return a function of a tokenizer and of other values that is computed once for each of its chat templates."""
+    """Cache the results of a function by its tokenizer, the tokenizer's chat template, and the other arguments."""
     cached = cache(lambda tokenizer, template, *values: function(tokenizer, *values))
 
     @wraps(function)

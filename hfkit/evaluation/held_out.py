@@ -161,8 +161,8 @@ def hold_comparisons(entries: list[DatasetEntry], form: str | None) -> bool:
     """Return whether datasets that are evaluated on by a policy hold pairs or rankings.
 
     Args:
-        form: of the rows that the policy was trained on: after comparisons, rows that are instructions too, such as
-            those of KTO, count as comparisons.
+        form: of the rows that the policy was trained on. If these were comparisons, rows that can be read both as
+            comparisons and as instructions, such as those of KTO, count as comparisons.
 
     Raises:
         HfkitError: the rows cannot be read.

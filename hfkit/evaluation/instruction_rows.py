@@ -1,4 +1,4 @@
-"""Turns prompts with responses into rows for SFT; imports no library of models, for people who label."""
+"""Turns prompts with responses into rows for SFT; imports no heavy library, so that `hfkit label` starts fast."""
 
 from hfkit.data.messages import Messages, as_messages
 

@@ -66,7 +66,7 @@ def alpha_of_coincidences(matrix: NDArray[np.float64]) -> float:
 
 
 def bootstrap_alpha(rows: Sequence[NDArray[np.int64]]) -> tuple[float | None, float | None]:
-    """Return the 95% percentile interval of alpha by bootstrap over rows, whose pairs stay together.
+    """Return the 95% percentile bootstrap interval of alpha over rows, whose pairs stay together.
 
     Resamples in which alpha is undefined are left out; with fewer than two rows there is no interval.
     """

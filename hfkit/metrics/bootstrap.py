@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike
 
 
 def bootstrap_interval(values: ArrayLike, weights: ArrayLike | None = None) -> tuple[float, float]:
-    """Return the 95% percentile interval of a mean or of a ratio of sums (Efron and Tibshirani 1993, ch. 13).
+    """Return the 95% percentile bootstrap interval of a mean or a ratio of sums (Efron and Tibshirani 1993, ch. 13).
 
     Args:
         values: one value per sample, (N,).

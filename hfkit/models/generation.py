@@ -166,7 +166,7 @@ def sampling_config(
 def without_generation_defaults(model: PreTrainedModel | PeftModel):
     """Remove the model's generation config, which `generate` uses for settings that another config leaves unset.
 
-    A router loss is left out too: with a cache, transformers 5.24 cannot compute it for a batch.
+    The loss of a mixture's router is turned off too: transformers 5.24 cannot compute it for a batch with a cache.
     """
     kept, config = model.generation_config, model.config.get_text_config()
     adds_router_loss = getattr(config, ROUTER_LOSS, False)

@@ -184,7 +184,8 @@ def colocated(path: str, dtype: str, memory: float, tokens: int | None) -> Coloc
 
     launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     launched |= {"MASTER_PORT": str(free_port())}
-    if ALLOCATOR in os.environ:  # before 0.31, vLLM reads only the old name; its memory pool needs fixed segments
+    # vLLM before 0.31 reads only the old name; its memory pool excludes expandable segments
+    if ALLOCATOR in os.environ:
         launched[OLD_ALLOCATOR] = os.environ[ALLOCATOR]
     unset = {name: value for name, value in launched.items() if name not in os.environ}
     rank = int(os.environ.get("RANK", "0"))

@@ -37,7 +37,7 @@ ANSWER_BYTES = 16 << 20
 ASK_SECONDS = 30.0
 """Seconds that a server may take to describe itself."""
 RESET_SECONDS = 5.0
-"""Seconds that a server may take to end other requests, before its prefix cache is reset."""
+"""Seconds that a server may take to finish other requests, so that its prefix cache can be reset."""
 SHOWN_LENGTH = 300
 """Maximum characters of an HTTP response that a message quotes."""
 
@@ -230,13 +230,13 @@ def client_of(server: Server) -> "VLLMClient":
 
 
 def reset_prefix_cache(client: "VLLMClient") -> None:
-    """Make a server forget the keys and values of older weights; TRL's client ignores whether it did.
+    """Make a server forget the keys and values of older weights; TRL's client ignores whether the server did.
 
-    It cannot while it computes a response, also that of a request which has just ended.
+    A server refuses the reset while it computes a response, and for a moment after the end of a request.
 
     Raises:
         requests.RequestException: the server cannot be reached, or returns an error.
-        ValueError: it did not within `RESET_SECONDS`.
+        ValueError: the server still refuses the reset after `RESET_SECONDS`.
     """
     latest = time.monotonic() + RESET_SECONDS
     while True:

@@ -107,7 +107,7 @@ def adapter_fault(settings: dict) -> str | None:
 
 
 def pattern_fault(settings: dict) -> str | None:
-    """Return which setting of an adapter names modules in a wrong way, or by a regular expression without bounds."""
+    """Return which setting of an adapter names modules wrongly or by an unsafe regular expression, or None."""
     patterns = []
     for name in PATTERNS:
         value = settings.get(name)

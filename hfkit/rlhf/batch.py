@@ -19,7 +19,8 @@ def pad_rows(rows: list[list[int]], value: int, left: bool) -> tuple[torch.Tenso
     """Return the rows padded to the longest one, int64 (B, T), and a bool mask (B, T) that is False on padding."""
     pad_all = partial(pad_sequence, batch_first=True, padding_side="left" if left else "right")
     mask = pad_all([torch.ones(len(row), dtype=torch.bool) for row in rows])
-    return pad_all([torch.tensor(row, dtype=torch.int64) for row in rows], padding_value=value), mask
+    ids = pad_all([torch.tensor(row, dtype=torch.int64) for row in rows], padding_value=value)  # also of an empty row
+    return ids, mask
 
 
 @dataclass

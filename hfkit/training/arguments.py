@@ -67,7 +67,8 @@ def trainer_arguments(config, **overrides):
     values |= {key: default for key, default in defaults.items() if values.get(key) is None}
     if RECOMPUTES in names:  # the new name; Transformers warns of the old one
         values[RECOMPUTES] = values.pop("gradient_checkpointing")
-    if getattr(config, "use_peft", False):  # adapters are all used: a search for unused ones would slow each step
+    # all adapters are used, so searching for unused parameters would only slow each step
+    if getattr(config, "use_peft", False):
         values["ddp_find_unused_parameters"] = False
     if kind == "cpu":
         values["use_cpu"] = True  # Transformers refuses bf16 otherwise, which a CPU supports
@@ -244,7 +245,8 @@ def mean_logged_loss(logged: list[tuple[int, float]]) -> float:
 def held_out_metrics(trainer: Trainer) -> dict[str, float]:
     """Return the held-out metrics of the published weights, from the evaluation at their step or from a new one.
 
-    {} if no rows are held out.
+    Returns:
+        the metrics by name; {} if no rows are held out.
     """
     if trainer.eval_dataset is None:
         return {}

@@ -31,6 +31,13 @@ def arguments(**settings) -> SimpleNamespace:
     return SimpleNamespace(**{**defaults, **settings})
 
 
+@pytest.mark.parametrize(("left", "expected"), [(True, [[9, 9], [9, 5], [6, 7]]), (False, [[9, 9], [5, 9], [6, 7]])])
+def test_rows_are_padded_with_integers_even_if_the_first_is_empty(left, expected):
+    ids, mask = pad_rows([[], [5], [6, 7]], 9, left)
+    assert ids.dtype == torch.int64 and ids.tolist() == expected
+    assert mask.tolist() == [[token != 9 for token in row] for row in expected]
+
+
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_no_part_has_more_tokens_than_a_batch_of_the_longest_rows(size):
     lengths = random_lengths(12, 0)

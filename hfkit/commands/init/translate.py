@@ -217,7 +217,7 @@ def translate_key(key: str, value: object, config: ForeignConfig, found: Transla
 
 
 def settings_for(key: str, value: object, config: ForeignConfig, ours: list[str]) -> dict | None:
-    """Return the settings for a value, by the table or a conversion; None if they do not have the value.
+    """Return the settings for a value, from the table or a conversion; None if neither has the value.
 
     Args:
         ours: keys of the stage with the same meaning.

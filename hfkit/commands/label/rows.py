@@ -93,10 +93,10 @@ def load_label_rows(config: LabelConfig) -> tuple[list[Row], SplitStats]:
 def read_rows_of(
     entry: DatasetEntry, config: LabelConfig, stats: SplitStats, lost: Counter
 ) -> Iterator[tuple[object, Row]]:
-    """Yield the rows of a dataset, each with what rows that belong together have in common.
+    """Yield the rows of a dataset, each after its identity: rows with the same identity are joined into one.
 
     Args:
-        stats: gets the number of rows and their sources.
+        stats: the number of rows and their sources are added to it.
         lost: counts rows that cannot be read, by the reason.
     """
     names = feedback_columns(entry)

@@ -104,7 +104,7 @@ def gather(folder: Path) -> Gathered:
 
 
 def order_and_name(runs: list[ReportedRun], root: Path) -> None:
-    """Sort runs by round and in the order of training, and name them by their stage; several of a stage differ."""
+    """Sort runs by round and in the order of training; name them by their stage, and by round or folder if needed."""
     order = training_order({run.folder: run.record for run in runs})
     rounds = {run.folder: round_of(run.folder, root) for run in runs}
     runs.sort(key=lambda run: (rounds[run.folder], order.index(run.folder)))

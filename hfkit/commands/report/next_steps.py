@@ -8,7 +8,7 @@ from hfkit.core.files import RECORD
 
 
 def next_steps(gathered: Gathered) -> list[tuple[str, str]]:
-    """Return what a report lacks of evaluation, arena and benchmarks, each with the command that adds it."""
+    """Return the results that a report lacks (evaluation, arena, benchmarks), each with the command that adds them."""
     done = [run for run in gathered.runs if run.record.get("status") == "done"]
     models = [run for run in done if run.spec and run.spec.makes not in ("tokenizer", "reward model")]
     assistants = [run for run in models if run.spec and run.spec.makes == "assistant"]

@@ -17,7 +17,11 @@ Given = TypeVar("Given", bound=JsonFields)
 
 
 def read_fields(kind: type[Given], given: dict, fault: Callable[[str, str], Exception]) -> Given:
-    """Return the fields of a JSON object; if one is invalid, raise `fault(its name, the message)`."""
+    """Return the fields of a JSON object.
+
+    Args:
+        fault: returns the exception to raise for an invalid field, from its name and a message.
+    """
     try:
         return kind.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

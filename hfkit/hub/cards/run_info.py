@@ -90,7 +90,7 @@ class RunInfo:
 
     @property
     def registered(self) -> list | None:
-        """The config and class to register as a causal language model before loading, see `describe_multimodal`."""
+        """The config and class to register before loading, see `describe_multimodal`; None if Transformers has them."""
         return self.record.get("registered")
 
     @property

@@ -27,7 +27,7 @@ MODES |= {"vllm_gpu_memory_utilization": "colocate"}
 """The keys of one mode."""
 SOURCE_KEYS = ("model_name_or_path", "model_revision")
 OLDEST = Version("0.26")
-"""Of vLLM. Older servers do not report whether they have reset their prefix cache."""
+"""The oldest version of vLLM; older servers do not report whether they have reset their prefix cache."""
 
 
 def vllm_problems(config: OnlineConfig, model_config: PreTrainedConfig | None) -> list[Problem]:
