@@ -71,8 +71,3 @@ def test_targets_are_the_replies_after_the_last_token_before_them():
     tokens = batch_of([(2, 3), (4, 1)])
     assert tokens.model_inputs()["input_ids"].tolist() == [[1, 1, 2, 2], [1, 1, 1, 1]]
     assert tokens.targets().tolist() == [[IGNORE, 2, 2, 2], [IGNORE, IGNORE, IGNORE, 2]]
-
-
-def test_an_empty_row_is_padding_alone():
-    ids, mask = pad_rows([[], [5, 6]], 9, left=True)
-    assert ids.dtype == torch.int64 and ids.tolist() == [[9, 9], [5, 6]] and mask.tolist() == [[False] * 2, [True] * 2]
