@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from forks import run_without_hfkit
+from interruption import stopped_copy
 from model_outputs import last_hidden, logits_at
 from peft import TaskType
 from quick import mostly_slow
@@ -136,6 +137,20 @@ def test_a_whole_model_is_trained_and_its_vision_model_stays(architecture, check
     assert bool(others) == (architecture in OWN_CLASS)
     assert all(torch.equal(before[name], after[name]) for name in others)
     assert not torch.allclose(logits_at(sft), logits_at(base), atol=1e-4)
+
+
+@made
+@pytest.mark.parametrize("architecture", mostly_slow(MODELS, ["mistral3"]))
+def test_a_whole_model_resumes_with_the_weights_of_its_checkpoint(architecture, checkpoint, run_stage, tmp_path):
+    """The names of weights in files are older than those of modules, and a trainer would ignore them."""
+    changes = {"model_name_or_path": checkpoint(architecture), "use_peft": None, "lora_r": None, "max_steps": 4}
+    changes |= {"save_steps": 2, "save_total_limit": None, "learning_rate": 1e-2}
+    whole = run_stage("sft", tmp_path / "whole", **changes)
+    stopped = stopped_copy(whole, tmp_path / "stopped", 2)
+    run_stage("sft", stopped, **changes, resume_from_checkpoint=True)
+    ends = [load_file(folder / "model.safetensors") for folder in (whole, stopped)]
+    assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
+    assert torch.equal(logits_at(whole / "checkpoint-4"), logits_at(whole))
 
 
 @made
