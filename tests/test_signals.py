@@ -55,7 +55,7 @@ def sft_flags(data: Path, model: Path, out: Path, **changes) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_run_is_saved_and_resumed_with_the_printed_command(data, base_dir, tmp_path, number):
     out = tmp_path / "out"
-    command = start(sft_flags(data, base_dir, out), tmp_path)
+    command = start(sft_flags(data, base_dir, out, max_steps=100), tmp_path)
     ended = interrupt(command, number, when=training(out), to_all=True, watched=[out])
     assert (ended.status, ended.orphans, ended.leftovers) == (130 if number == signal.SIGINT else 143, [], [])
     assert "Traceback" not in ended.output

@@ -32,7 +32,7 @@ class RewardModel:
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase):
-        model.config.pad_token_id = tokenizer.pad_token_id
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         self.model, self.tokenizer = compute_head_in_float32(model).eval(), tokenizer
 
     @torch.no_grad()

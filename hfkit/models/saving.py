@@ -33,7 +33,7 @@ def save_model(
     options: dict = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
     if weights is not None:
         options["state_dict"] = weights
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, **options)
     (folder / "README.md").unlink(missing_ok=True)  # peft's card names the base by its local path
     tokenizer.save_pretrained(folder)

@@ -8,6 +8,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 
 from hfkit.core.errors import ConfigError, Problem
+from hfkit.models.generation import ROUTER_LOSS
 
 ROUTER_KEY = "router_aux_loss_coef"
 ROUTED = ("experts", "router_gate")
@@ -37,6 +38,12 @@ def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
     return {**arguments, "loss_type": config.extra.get("loss_type", "nll")}
 
 
+def router_settings(model: PreTrainedModel | PeftModel) -> dict:
+    """Return the settings of the router loss in a model's config, which TRL replaces by those of the training."""
+    settings = vars(model.config.get_text_config())
+    return {key: settings[key] for key in (ROUTER_LOSS, ROUTER_KEY) if key in settings}
+
+
 def router_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
     """Return `router_aux_loss_coef: 0` for a mixture of experts without a router loss that TRL's trainers can read.
 
@@ -53,7 +60,7 @@ def router_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
 
 def is_mixture(model: PreTrainedModel) -> bool:
     """Return whether the config of a model has router logits, as for a mixture of experts."""
-    return getattr(model.config.get_text_config(), "output_router_logits", None) is not None
+    return getattr(model.config.get_text_config(), ROUTER_LOSS, None) is not None
 
 
 def fits_fused_head(model: PreTrainedModel, adds_router_loss: bool) -> bool:

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hfkit.models.adapters import without_adapter
+from hfkit.models.dropout import turn_off_dropout
 from hfkit.models.token_predictions import logprob_and_entropy, measure_predictions, to_float32
 from hfkit.rlhf.batch import Tokens
 
@@ -38,13 +39,6 @@ def eval_with_checkpointing(model: torch.nn.Module) -> None:
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
             module.training = True
             turn_off_dropout(module)
-
-
-def turn_off_dropout(module: torch.nn.Module) -> None:
-    """Set the dropout probabilities to 0 that a module passes to functions, such as OPT's `dropout`."""
-    for name, value in vars(module).items():
-        if isinstance(value, float) and "drop" in name:
-            setattr(module, name, 0.0)
 
 
 def reply_logprobs(

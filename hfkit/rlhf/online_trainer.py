@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfkit.core.compat_online import prepare_reference, sampled_batch, set_sampled_batch, set_stop_tokens
+from hfkit.models.dropout import turn_off_dropout
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.generation import stop_ids
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
-from hfkit.rlhf.forward import Model, autocast, turn_off_dropout
+from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.monitor import TrainingMonitor, repetition_share
 from hfkit.rlhf.online_batches import OnlineBatches
 from hfkit.rlhf.online_metrics import OnlineMetrics
@@ -87,7 +88,7 @@ class OnlineTraining(OnlineBatches):
             model.delete_adapter(REFERENCE_ADAPTER)
         reduce_in_float32(self.accelerator)
         self.policy = cast(Model, self.model)
-        for module in self.policy.modules():  # TRL's `disable_dropout` finds only modules of dropout
+        for module in self.policy.modules():
             turn_off_dropout(module)
         prepare_reference(ref_model, args.temperature, getattr(args, "cast_lm_head_to_fp32", False))
         self.reference = self.accelerator.prepare_model(ref_model, evaluation_mode=True)

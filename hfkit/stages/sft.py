@@ -22,7 +22,7 @@ from hfkit.models.end_token import warn_of_end_token
 from hfkit.models.loading import cached_config, load_trainable, without_expert_dropout
 from hfkit.models.packed_attention import packed_attention, require_separation, separating_collator
 from hfkit.models.saving import save_model
-from hfkit.models.sft_loss import loss_arguments
+from hfkit.models.sft_loss import loss_arguments, router_settings
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import (
@@ -70,6 +70,7 @@ def main(config: SFTConfig) -> Path:
             model = load_trainable(replace(config, attn_implementation=attention))
         warn_of_end_token(model, tokenizer, config)
         run.note(**record_base(model))
+        router = router_settings(model)
         # Trainer
         with keep_trainable_dtype(model):
             trainer = MicroBatchedSFTTrainer(
@@ -93,6 +94,8 @@ def main(config: SFTConfig) -> Path:
         save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
         set_callbacks(trainer, run, save)
         facts = train(trainer, run)
+        metrics = {"train_loss": facts["train_loss"], **held_out_metrics(trainer)}
         # Save
-        run.publish(save, {"train_loss": facts["train_loss"], **held_out_metrics(trainer)}, **facts)
+        model.config.get_text_config().update(router)
+        run.publish(save, metrics, **facts)
     return run.folder

@@ -13,6 +13,7 @@ from hfkit.core.compat_logged import logged_counts, pop_logged, weigh_logged
 from hfkit.core.compat_trl import EncodedRows, accept_adapted_reference
 from hfkit.data.comparisons import mask_of
 from hfkit.data.encoding import pair_lengths
+from hfkit.models.dropout import turn_off_dropout
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.training.micro_batching import Batch, MicroBatching
 
@@ -53,6 +54,9 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
     def __init__(self, *args, max_tokens: int | None, **kwargs):
         with accept_adapted_reference(DPOTrainer):
             super().__init__(*args, max_tokens=max_tokens, **kwargs)
+        if self.args.disable_dropout:
+            for module in self.model.modules():
+                turn_off_dropout(module)
         if {*OF_THE_BATCH} & {*self.loss_types} or self.aux_loss_enabled:
             self.max_tokens = None
 

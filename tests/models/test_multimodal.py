@@ -67,7 +67,7 @@ def checkpoint(tokenizer, tmp_path):
     def make(architecture: str) -> str:
         torch.manual_seed(0)
         text, images = MODELS[architecture]
-        tokens = {key: getattr(tokenizer, key) for key in ("pad_token_id", "eos_token_id", "bos_token_id")}
+        tokens = {key: getattr(tokenizer, key) for key in ("eos_token_id", "bos_token_id")}
         parts = {"text_config": {**text, **tokens, "vocab_size": len(tokenizer)}, "vision_config": images}
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(architecture, **parts))
         with torch.no_grad():
@@ -129,7 +129,7 @@ def test_all_stages_train_it_and_what_they_save_opens_without_hfkit(architecture
 
 @made
 @pytest.mark.parametrize("architecture", mostly_slow(MODELS, ["mistral3"]))
-def test_a_whole_model_is_trained_and_its_vision_model_stays(architecture, checkpoint, run_stage, tmp_path):
+def test_a_whole_model_is_trained_and_its_vision_model_stays(architecture, checkpoint, run_stage, tokenizer, tmp_path):
     base = checkpoint(architecture)
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=base, use_peft=None, lora_r=None, max_steps=1)
     before, after = (load_file(f"{folder}/model.safetensors") for folder in (base, sft))
@@ -137,6 +137,7 @@ def test_a_whole_model_is_trained_and_its_vision_model_stays(architecture, check
     assert bool(others) == (architecture in OWN_CLASS)
     assert all(torch.equal(before[name], after[name]) for name in others)
     assert not torch.allclose(logits_at(sft), logits_at(base), atol=1e-4)
+    assert AutoConfig.from_pretrained(sft).get_text_config().pad_token_id == tokenizer.pad_token_id
 
 
 @made

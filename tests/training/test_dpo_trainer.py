@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from small_models import model_of
+from transformers import AutoConfig, AutoModelForCausalLM
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -62,10 +63,10 @@ def pairs() -> list[dict]:
 
 @pytest.fixture
 def trainer_of(models, pairs, tokenizer, tmp_path):
-    """trainer_of(bare=False, max_tokens=None, **settings): hfkit's trainer, or TRL's, on a copy of the policy."""
+    """trainer_of(bare=False, max_tokens=None, policy=..., reference=..., **settings): hfkit's trainer, or TRL's."""
 
-    def make(bare: bool = False, max_tokens: int | None = None, **settings):
-        policy, reference = copy.deepcopy(models[0]), copy.deepcopy(models[1])
+    def make(bare: bool = False, max_tokens: int | None = None, policy=models[0], reference=models[1], **settings):
+        policy, reference = copy.deepcopy(policy), copy.deepcopy(reference)
         arguments = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "beta": BETA}
         arguments |= {"max_length": None, "remove_unused_columns": False, "bf16": False, **settings}
         options = {"args": DPOArguments(**arguments), "ref_model": reference, "processing_class": tokenizer}
@@ -210,3 +211,13 @@ def test_batches_of_a_step_are_joined_if_their_mean_stays(trainer_of, sizes, com
     assert found == pytest.approx(expected, rel=1e-6)
     for name, gradient in gradients.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_dropout_that_is_not_a_module_is_off(trainer_of, tokenizer):
+    """OPT passes its probability to a function, which TRL's `disable_dropout` does not find."""
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2, "dropout": 0.5}
+    config = AutoConfig.for_model("opt", vocab_size=len(tokenizer), num_attention_heads=2, **sizes)
+    same = AutoModelForCausalLM.from_config(config).eval()
+    trainer = trainer_of(policy=same, reference=copy.deepcopy(same))
+    loss, *_ = step(trainer, list(trainer.train_dataset))
+    assert loss == pytest.approx(math.log(2), abs=1e-6)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 from processes import launch
+from transformers import AutoConfig
 
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
@@ -41,3 +42,12 @@ def test_dpo_adds_it_to_the_loss_of_whole_batches_and_evaluates_without(config_o
     for log in (log for log in read_metrics(tmp_path / "run") if "loss" in log):
         assert log["loss"] == pytest.approx(math.log(2) + log["aux_loss"], rel=1e-5) and log["aux_loss"] > 1.9
     assert read_record(tmp_path / "run")["metrics"]["eval_loss"] == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_a_model_is_published_with_the_settings_of_its_base(run_stage, experts_dir, tmp_path):
+    """TRL turns the router loss on in the config, which makes plain Transformers' `generate` fail on a batch."""
+    settings = {"model_name_or_path": experts_dir, "use_peft": None, "lora_r": None, "max_steps": 1}
+    folder = run_stage("sft", tmp_path / "out", **settings, router_aux_loss_coef=0.5)
+    before, after = (AutoConfig.from_pretrained(path) for path in (experts_dir, folder))
+    for key in ("output_router_logits", "router_aux_loss_coef"):
+        assert getattr(after, key) == getattr(before, key)
