@@ -4,9 +4,32 @@
 """
 
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from hfkit.core.device import wait_for_everyone
+
+CONVERSIONS = "_weight_conversions"
+
+
+@contextmanager
+def names_of_modules(model: torch.nn.Module):
+    """Save weights under the names of the model's modules, not under those in the files that it was loaded from.
+
+    transformers 5.24.0: a `Trainer` that resumes, or loads its best checkpoint, ignores weights with other names. The
+    older names of multimodal models and the matrices of single experts are such names.
+    """
+    conversions = getattr(model, CONVERSIONS, None)
+    setattr(model, CONVERSIONS, [])
+    try:
+        yield
+    finally:
+        if conversions is None:
+            delattr(model, CONVERSIONS)
+        else:
+            setattr(model, CONVERSIONS, conversions)
 
 
 class KeepsLogs:
@@ -33,7 +56,8 @@ class KeepsLogs:
         # In each process Trainer checks whether the folder of the best checkpoint exists. It may be this one, which
         # Trainer creates only after the check when it saves shards.
         Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
-        super()._save_checkpoint(model, trial)
+        with names_of_modules(self.accelerator.unwrap_model(self.model)):
+            super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir):
         """Save this process's generators; `trainer_state.json`, written next, marks that all processes have done so."""

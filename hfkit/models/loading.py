@@ -34,6 +34,7 @@ from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adapter
 from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.model_config import read_config
+from hfkit.models.multimodal import freeze_parts_without_text
 from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, frozen_dtype, train_in_float32
 from hfkit.models.quantization import fit_quantization, prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.reward_sources import reward_source
@@ -118,7 +119,7 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
 
     With LoRA: the frozen base under one trainable adapter, which starts as a copy of the adapter at the path, if any,
     so that the saved adapter needs only the base. Without LoRA: the full model, with an adapter at the path merged
-    into it. A scalar head (`task_type=SEQ_CLS`) is always trained and saved.
+    into it; of a multimodal model, the text model. A scalar head (`task_type=SEQ_CLS`) is always trained and saved.
     """
     source = Source.of(config.model_name_or_path, config.model_revision)
     require_supported(source, to_merge=not config.use_peft, to_train=config.use_peft)
@@ -133,7 +134,7 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
                 f"dtype: {config.dtype} without use_peft trains 16-bit weights, which round small updates to 0: set "
                 "dtype: float32 and bf16: true"
             )
-        return merge_adapter(model, source) if source.adapter else model
+        return freeze_parts_without_text(merge_adapter(model, source) if source.adapter else model)
     return add_trainable_adapter(model, config, source, task_type)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 
+import torch
 from peft import PeftModel
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -47,13 +48,34 @@ def inputs_of(model_class: type[PreTrainedModel]) -> list[inspect.Parameter]:
 
 def parts_without_text(model: PreTrainedModel) -> list[str]:
     """Return the names of the modules of a multimodal model that read no text: those next to its decoder."""
-    if model.config.get_text_config() is model.config:
+    parent, decoder = decoder_of_text(model)
+    if decoder is None:
         return []
-    decoder = model.get_decoder()
+    children, kept = model.get_submodule(parent).named_children(), {decoder, model.get_output_embeddings()}
+    return [f"{parent}.{name}".lstrip(".") for name, child in children if kept.isdisjoint(child.modules())]
+
+
+def decoder_of_text(model: PreTrainedModel) -> tuple[str, torch.nn.Module | None]:
+    """Return the name of the module that contains the decoder of a multimodal model, and the decoder; else "", None."""
+    decoder = model.get_decoder() if model.config.get_text_config() is not model.config else model
+    if decoder is model:
+        return "", None
     name = next(name for name, module in model.named_modules() if module is decoder)
-    parent = name.rpartition(".")[0]
-    children = model.get_submodule(parent).named_children()
-    return [f"{parent}.{child}" for child, module in children if parent and module is not decoder]
+    return name.rpartition(".")[0], decoder
+
+
+def freeze_parts_without_text(model: PreTrainedModel) -> PreTrainedModel:
+    """Freeze the weights of a multimodal model that text does not reach, and return the model.
+
+    They would get no gradients: DistributedDataParallel then fails, and DeepSpeed decays them.
+    """
+    parent, decoder = decoder_of_text(model)
+    if decoder is not None:
+        for weight in model.get_submodule(parent).parameters(recurse=False):  # such as image_newline
+            weight.requires_grad = False
+    for name in parts_without_text(model):
+        model.get_submodule(name).requires_grad_(False)
+    return model
 
 
 def describe_multimodal(model: PreTrainedModel | PeftModel) -> dict:

@@ -20,6 +20,7 @@ from hfkit.models.loading import (
     load_trainable,
     loading_options,
 )
+from hfkit.models.multimodal import freeze_parts_without_text
 from hfkit.models.saving import repair_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.tokenizers import cached_tokenizer
@@ -166,7 +167,7 @@ def value_from_reward(reward: Model, config: PPOConfig, scorer: Source) -> Model
         reward.requires_grad_(False)
         return value
     if not config.use_peft:
-        return copy.deepcopy(reward).requires_grad_(True)
+        return freeze_parts_without_text(copy.deepcopy(reward).requires_grad_(True))
     base = copy_sharing_frozen(reward)
     store_head_in_float32(base)
     return get_peft_model(base, fit_to_model(lora_config(config, scorer, TaskType.SEQ_CLS), base))

@@ -5,16 +5,23 @@ import re
 import pytest
 import torch
 from forks import run_without_hfkit
+from interruption import stopped_copy
 from model_outputs import last_hidden, logits_at
+from peft import TaskType
 from quick import mostly_slow
 from safetensors.torch import load_file
 from small_models import REGISTERS_CLASSIFIERS
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 import hfkit
 from hfkit.commands.merge import merge
-from hfkit.models.multimodal import parts_without_text
+from hfkit.config.stages import PPOConfig
+from hfkit.models.adapter_shape import on_meta
+from hfkit.models.loading import load_trainable
+from hfkit.models.multimodal import language_config, parts_without_text
 from hfkit.models.named_weights import named_weights
+from hfkit.records.source import Source
+from hfkit.rlhf.roles import value_from_reward
 
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
@@ -39,6 +46,10 @@ MODELS = {
     "qwen3_vl": (
         {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1]}},
         {"hidden_size": 32, "intermediate_size": 64, "depth": 2, "num_heads": 4, "out_hidden_size": 32},
+    ),
+    "llava_next": (
+        {"model_type": "llama", **TEXT},
+        {"model_type": "clip_vision_model", **IMAGES},
     ),
     "gemma3": ({**TEXT, "layer_types": ["sliding_attention", "full_attention"]}, IMAGES),
 }
@@ -127,6 +138,41 @@ def test_a_whole_model_is_trained_and_its_vision_model_stays(architecture, check
     assert all(torch.equal(before[name], after[name]) for name in others)
     assert not torch.allclose(logits_at(sft), logits_at(base), atol=1e-4)
     assert AutoConfig.from_pretrained(sft).get_text_config().pad_token_id == tokenizer.pad_token_id
+
+
+@made
+@pytest.mark.parametrize("architecture", mostly_slow(MODELS, ["mistral3"]))
+def test_a_whole_model_resumes_with_the_weights_of_its_checkpoint(architecture, checkpoint, run_stage, tmp_path):
+    """The names of weights in files are older than those of modules, and a trainer would ignore them."""
+    changes = {"model_name_or_path": checkpoint(architecture), "use_peft": None, "lora_r": None, "max_steps": 4}
+    changes |= {"save_steps": 2, "save_total_limit": None, "learning_rate": 1e-2}
+    whole = run_stage("sft", tmp_path / "whole", **changes)
+    stopped = stopped_copy(whole, tmp_path / "stopped", 2)
+    run_stage("sft", stopped, **changes, resume_from_checkpoint=True)
+    ends = [load_file(folder / "model.safetensors") for folder in (whole, stopped)]
+    assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
+    assert torch.equal(logits_at(whole / "checkpoint-4"), logits_at(whole))
+
+
+@made
+@pytest.mark.parametrize("reward_model", [None, "full"])
+def test_full_training_gives_each_trained_weight_a_gradient(reward_model, checkpoint, tmp_path):
+    """DistributedDataParallel fails otherwise, and DeepSpeed decays the other weights."""
+    base = checkpoint("llava_next")
+    config = PPOConfig(model_name_or_path=base, output_dir=str(tmp_path / "ppo"), use_peft=False, dtype="float32")
+    if reward_model:
+        value = value_from_reward(load_trainable(config, TaskType.SEQ_CLS), config, Source.of(base, "main"))
+    models = [value] if reward_model else [load_trainable(config), load_trainable(config, TaskType.SEQ_CLS)]
+    for model in models:
+        model(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
+        trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+        assert trained == {name for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@made
+def test_the_vision_model_may_be_at_the_top_of_a_model():
+    model = on_meta(language_config(AutoConfig.for_model("kosmos-2")), AutoModelForCausalLM)
+    assert parts_without_text(model) == ["vision_model", "image_to_text_projection"]
 
 
 @pytest.mark.parametrize("architecture", ["qwen3_5"])

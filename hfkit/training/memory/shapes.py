@@ -18,6 +18,7 @@ from hfkit.models.adapter_shape import HEADS, fit_to_model, get_on_meta, lora_co
 from hfkit.models.adapters import ADAPTED
 from hfkit.models.direct_weights import direct_weights
 from hfkit.models.model_config import attention_widths, largest_setting
+from hfkit.models.multimodal import freeze_parts_without_text
 from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, train_in_float32
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.source import Source
@@ -229,6 +230,8 @@ def build_shape(
         store_head_in_float32(model)
         model = get_on_meta(model, fit_to_model(LoraConfig(**json.loads(lora)), model))
         model = train_in_float32(model) if autocast else model
+    else:
+        freeze_parts_without_text(model)
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     layers = {id(weight): index for index, layer in enumerate(layers_of(model)) for weight in layer.parameters()}
     weights = tuple(
