@@ -31,6 +31,21 @@ def forget_process_state(state: Any) -> None:
     state._reset_state(reset_partial_state=True)
 
 
+@contextmanager
+def names_of_modules(model: Any):
+    """Save a model's weights under the names of its modules, not under those in the files that it was loaded from.
+
+    transformers 5.24.0: a `Trainer` that resumes, or loads its best checkpoint, ignores weights with other names. Such
+    are the older names of multimodal models, and the matrices of single experts.
+    """
+    conversions = getattr(model, "_weight_conversions", None)
+    model._weight_conversions = []
+    try:
+        yield
+    finally:
+        model._weight_conversions = conversions
+
+
 def load_checkpoint_weights(trainer, checkpoint: str) -> None:
     """Load the weights of a checkpoint into a `Trainer`'s model.
 

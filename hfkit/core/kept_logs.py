@@ -4,32 +4,10 @@
 """
 
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
+from hfkit.core.compat import names_of_modules
 from hfkit.core.device import wait_for_everyone
-
-CONVERSIONS = "_weight_conversions"
-
-
-@contextmanager
-def names_of_modules(model: torch.nn.Module):
-    """Save weights under the names of the model's modules, not under those in the files that it was loaded from.
-
-    transformers 5.24.0: a `Trainer` that resumes, or loads its best checkpoint, ignores weights with other names. The
-    older names of multimodal models and the matrices of single experts are such names.
-    """
-    conversions = getattr(model, CONVERSIONS, None)
-    setattr(model, CONVERSIONS, [])
-    try:
-        yield
-    finally:
-        if conversions is None:
-            delattr(model, CONVERSIONS)
-        else:
-            setattr(model, CONVERSIONS, conversions)
 
 
 class KeepsLogs:

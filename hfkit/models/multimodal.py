@@ -67,7 +67,7 @@ def decoder_of_text(model: PreTrainedModel) -> tuple[str, torch.nn.Module | None
 def freeze_parts_without_text(model: PreTrainedModel) -> PreTrainedModel:
     """Freeze the weights of a multimodal model that text does not reach, and return the model.
 
-    They would get no gradients: DistributedDataParallel then fails, and DeepSpeed decays them.
+    They would get no gradients, with which DistributedDataParallel fails.
     """
     parent, decoder = decoder_of_text(model)
     if decoder is not None:

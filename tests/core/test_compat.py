@@ -9,9 +9,11 @@ from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     CompileConfig,
     ContinuousBatchingConfig,
@@ -67,6 +69,18 @@ def test_the_weights_of_a_checkpoint_are_loaded(adapter, tmp_path):
     saved.save_pretrained(tmp_path)
     compat.load_checkpoint_weights(Trainer(loaded, TrainingArguments(str(tmp_path), use_cpu=True)), str(tmp_path))
     assert all(next(p for p in loaded.parameters() if p.requires_grad).flatten() == 0.5)
+
+
+def test_weights_are_saved_under_the_names_of_modules(tmp_path):
+    sizes = {**SHAPE, "num_key_value_heads": 2, "num_local_experts": 2, "vocab_size": 64}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **sizes))
+    model.save_pretrained(tmp_path / "files")
+    with compat.names_of_modules(model):
+        model.save_pretrained(tmp_path / "modules")
+    names = [{*load_file(tmp_path / kind / "model.safetensors")} for kind in ("files", "modules")]
+    assert names[1] == {*model.state_dict()} != names[0]  # if all are equal, `names_of_modules` is no longer needed
+    model.save_pretrained(tmp_path / "again")
+    assert {*load_file(tmp_path / "again" / "model.safetensors")} == names[0]
 
 
 def test_the_attention_that_a_model_computes_with():

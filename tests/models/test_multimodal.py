@@ -157,7 +157,7 @@ def test_a_whole_model_resumes_with_the_weights_of_its_checkpoint(architecture, 
 @made
 @pytest.mark.parametrize("reward_model", [None, "full"])
 def test_full_training_gives_each_trained_weight_a_gradient(reward_model, checkpoint, tmp_path):
-    """DistributedDataParallel fails otherwise, and DeepSpeed decays the other weights."""
+    """DistributedDataParallel fails otherwise."""
     base = checkpoint("llava_next")
     config = PPOConfig(model_name_or_path=base, output_dir=str(tmp_path / "ppo"), use_peft=False, dtype="float32")
     if reward_model:
