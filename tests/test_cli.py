@@ -46,11 +46,12 @@ def main(config):
 """
 LAUNCH = """
 import sys
+from types import ModuleType
 import fake_stage
-import hfkit.stages.checks
 from hfkit import cli
 from hfkit.config.registry import StageSpec, register
-hfkit.stages.checks.problems_of = fake_stage.problems_of  # which imports no torch
+checks = sys.modules["hfkit.stages.checks.stage"] = ModuleType("checks")  # the real ones import torch
+checks.problems_of = fake_stage.problems_of
 register(
     StageSpec(
         name="fake", config_class=fake_stage.Config, module="fake_stage", help="fake", title="", purpose="", makes=None

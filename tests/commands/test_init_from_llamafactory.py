@@ -68,7 +68,7 @@ def test_llamafactory(translated, tmp_path):
     }
     assert [problem.key for problem in found.undecided] == ["use_galore"]
     assert [problem.key for problem in found.differences] == ["pref_loss"]
-    assert {*found.needless} == {"trust_remote_code", "do_train", "template", "plot_loss", "hub_token", "pref_loss"}
+    assert {*found.needless} == {"trust_remote_code", "do_train", "template", "plot_loss", "hub_token"}
 
 
 RECIPE = """

@@ -23,7 +23,7 @@ from hfkit.config.parsing import parse
 from hfkit.config.registry import STAGES
 from hfkit.config.stages import SFTConfig
 from hfkit.core.errors import ConfigError
-from hfkit.models.adapter_shape import get_on_meta, lora_config, on_meta
+from hfkit.models.adapter_shape import fit_to_model, get_on_meta, lora_config, on_meta
 from hfkit.models.adapter_support import unmatched
 from hfkit.models.loading import cached_config
 from hfkit.records.record import read_record
@@ -57,7 +57,7 @@ def adapted(config) -> set[str]:
     """The names of the modules that a config's adapter has."""
     source = Source.of(config.model_name_or_path)
     model = on_meta(cached_config(config.model_name_or_path, "main"), AutoModelForCausalLM)
-    model = get_on_meta(model, lora_config(config, source, "CAUSAL_LM"))
+    model = get_on_meta(model, fit_to_model(lora_config(config, source, "CAUSAL_LM"), model))
     return {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_A" in name}
 
 

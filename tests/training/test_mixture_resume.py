@@ -3,6 +3,7 @@
 import pytest
 import torch
 from interruption import stopped_copy
+from quick import mostly_slow
 from safetensors.torch import load_file
 
 MIXTRAL = {"model_type": "mixtral", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
@@ -25,7 +26,7 @@ def mixture(run_stage, tmp_path_factory):
     return str(run_stage("pretrain", tmp_path_factory.mktemp("mixture") / "out", model_config=MIXTRAL, max_steps=1))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["sft", "ppo"]))
 def test_it_ends_as_an_uninterrupted_one(stage, run_stage, mixture, tmp_path):
     """Files have a matrix for each expert, and modules one for all: a trainer would ignore those in a checkpoint."""
     settings, step = STAGES[stage]
