@@ -22,7 +22,7 @@ from hfkit.core.launch import engine
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import GroupedOrder, MetricsFile, Resume, TrainingProgress
-from hfkit.training.checkpoints import checkpoint_fault
+from hfkit.training.checkpoints import checkpoint_fault, require_own_weights
 from hfkit.training.interruption import SaveOnSignal, finish_evaluation, own_state
 from hfkit.training.run import Run
 from hfkit.training.sharding import has_finite_weights, load_checkpoint, require_equal_weights
@@ -181,6 +181,8 @@ def train(trainer: Trainer, run: Run) -> dict:
     before = own_state(trainer, checkpoint) if checkpoint else TrainerState()
     if isinstance(trainer, KeepsLogs):
         trainer.set_counts(kept_logs(before))
+        if run.checkpoint:
+            require_own_weights(run.checkpoint, trainer.accelerator.unwrap_model(trainer.model))
     seconds_before, mean_loss = kept_logs(before).get("seconds", 0.0), None
     trainer.started = time.time() - seconds_before
     run.started -= seconds_before

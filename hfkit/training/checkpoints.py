@@ -4,9 +4,11 @@ import re
 import zipfile
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from hfkit.core.console import warn
+from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping
 from hfkit.training.checkpoint_state import foreign_fault
 from hfkit.training.zero_checkpoint import LATEST
@@ -52,3 +54,25 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
         except (OSError, SafetensorError):
             return f"{file.name} is truncated"
     return foreign_fault(checkpoint)
+
+
+def require_own_weights(checkpoint: Path, model: torch.nn.Module) -> None:
+    """Raise HfkitError if a checkpoint lacks trained weights by their names in the model: `Trainer` would ignore that.
+
+    Checkpoints that Transformers saves have other names for the experts of a mixture, and for multimodal models.
+    Sharded checkpoints and adapters are not read.
+    """
+    stored: set[str] = set()
+    for file in checkpoint.glob("model*.safetensors"):
+        with safe_open(file, framework="np") as tensors:
+            stored.update(tensors.keys())
+    names: dict[torch.nn.Parameter, set[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        if weight.requires_grad:
+            names.setdefault(weight, set()).add(name)
+    lacking = [min(tied) for tied in names.values() if stored and stored.isdisjoint(tied)]
+    if lacking:
+        raise HfkitError(
+            f"{checkpoint} has no weights named {lacking[0]} ({len(lacking)} are missing): it was saved by another "
+            "program or an older release, and training would continue with the base's. Choose another output_dir"
+        )

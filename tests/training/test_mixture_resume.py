@@ -5,6 +5,9 @@ import torch
 from interruption import stopped_copy
 from quick import mostly_slow
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from hfkit.core.errors import HfkitError
 
 MIXTRAL = {"model_type": "mixtral", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
 MIXTRAL |= {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
@@ -39,3 +42,12 @@ def test_it_ends_as_an_uninterrupted_one(stage, run_stage, mixture, tmp_path):
     experts = [name for name in ends[0] if "experts.0." in name]
     assert experts and any(not torch.equal(ends[0][name], before[name]) for name in experts)
     assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
+
+
+def test_a_checkpoint_with_other_names_is_refused(run_stage, mixture, tmp_path):
+    """Older releases saved such checkpoints: their experts would be ignored."""
+    changes = {"model_name_or_path": mixture, "use_peft": None, **STAGES["sft"][0]}
+    stopped = stopped_copy(run_stage("sft", tmp_path / "whole", **changes), tmp_path / "stopped", 2)
+    AutoModelForCausalLM.from_pretrained(mixture).save_pretrained(stopped / "checkpoint-2")
+    with pytest.raises(HfkitError, match=r"has no weights named .*mlp.* Choose another output_dir"):
+        run_stage("sft", stopped, **changes, resume_from_checkpoint=True)
