@@ -113,6 +113,7 @@ def test_all_stages_train_it_and_what_they_save_opens_without_hfkit(architecture
     assert torch.allclose(logits_at(ppo), logits_at(sft), atol=1e-5)
     merged = merge(str(sft), tmp_path / "merged", "float32")
     assert torch.allclose(logits_at(merged), logits_at(sft), atol=1e-4)
+    codes = []
     for folder in (sft, merged, reward):
         code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[0]
         if folder == reward:
@@ -124,7 +125,8 @@ def test_all_stages_train_it_and_what_they_save_opens_without_hfkit(architecture
                 wanted = model(**tokenizer("Ann", return_tensors="pt")).logits[0, -1, :4].tolist()
             code += "\nlogits = model(**tokenizer('Ann', return_tensors='pt')).logits[0, -1, :4].tolist()"
             code += f"\nassert all(abs(a - b) < 1e-4 for a, b in zip(logits, {wanted}))"
-        run_without_hfkit(code, cwd=tmp_path)
+        codes.append(code)
+    run_without_hfkit("\n".join(codes), cwd=tmp_path)
 
 
 @made
