@@ -88,9 +88,10 @@ def describe_multimodal(model: PreTrainedModel | PeftModel) -> dict:
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     config = base.config
     if config.get_text_config() is not config:
-        is_known = config.model_type in CAUSAL or config.num_labels == 1
+        reads_images = type(base) is MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)  # else a classifier
         classes = [[one.__module__, one.__name__] for one in (type(config), type(base))]
-        return {"multimodal": "whole"} | ({} if is_known else {"registered": classes})
+        is_unknown = reads_images and config.model_type not in CAUSAL
+        return {"multimodal": "whole"} | ({"registered": classes} if is_unknown else {})
     if base is model:
         return {}
     adapter = model.peft_config["default"]

@@ -116,6 +116,7 @@ def test_all_stages_train_it_and_what_they_save_opens_without_hfkit(architecture
     codes = []
     for folder in (sft, merged, reward):
         code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[0]
+        assert str(tmp_path) not in code
         if folder == reward:
             wanted = scores(["What is the capital of France?"], ["It is Paris."]).item()
             code += f"\nassert abs(model(**inputs).logits.item() - {wanted}) < 1e-4"

@@ -29,8 +29,7 @@ def usage_section(info: RunInfo) -> str:
         "base_config": None,
     }
     if info.is_reward_model and info.is_adapter and info.multimodal:
-        revision = info.base.get("revision")
-        base = [f'"{info.base["path"]}"', *([f'revision="{revision}"'] if revision else [])]
+        base = ("adapter.base_model_name_or_path", "revision=adapter.revision")  # no local path in a card
         values["base_config"] = loader_call("AutoConfig", *base) + ".get_text_config()" * (info.multimodal == "text")
         values["loader_call"] = partial(adapter_call, info.load_path, *base, "config=config")
     return _environment.get_template("usage.md.jinja").render(values).strip()
