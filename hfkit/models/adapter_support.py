@@ -19,10 +19,14 @@ WITHOUT_EFFECT += ("inference_mode", "lora_dropout", "bias", "init_lora_weights"
 WITHOUT_EFFECT += ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "qalora_group_size")
 """Settings that do not change what a trained adapter computes, or that are checked separately below."""
 KNOWN = {field.name for field in fields(LoraConfig)}
-HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")
+NEVER_NULL = ("r", "lora_alpha", "lora_dropout", "bias", "rank_pattern", "alpha_pattern")
+"""Settings of which PEFT cannot open `null`."""
+HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 """Initializations that do not change the base: the weights of the adapter replace them."""
 REPEATABLE_STARTS = ("pissa", "olora")
 """Initializations that subtract the same matrix from the base each time that PEFT opens the adapter."""
+CONVERTIBLE_STARTS = ("pissa", "olora", "corda", "lora_ga")
+"""Prefixes of the initializations that PEFT can convert to plain LoRA when it saves a trained adapter."""
 
 
 def base_change(adapter: dict) -> str | None:
@@ -30,7 +34,7 @@ def base_change(adapter: dict) -> str | None:
     start = adapter.get("init_lora_weights", True)
     if isinstance(start, str) and start not in HARMLESS_STARTS:
         return f"init_lora_weights: {start}"
-    if adapter.get("bias", "none") != "none":
+    if adapter.get("bias") not in (None, "none"):
         return f"bias: {adapter['bias']}"
     if adapter.get("layer_replication"):
         return "layer_replication"
@@ -48,16 +52,18 @@ def opening_fault(adapter: dict, to_merge: bool = False) -> str | None:
         )
     if adapter.get("arrow_config"):
         return "it routes between other adapters (arrow_config), which only PEFT can load"
-    change = base_change(adapter)
-    start = adapter.get("init_lora_weights", True)
-    if change is None or (to_merge and (change.startswith("bias") or start in REPEATABLE_STARTS)):
+    if nulls := [name for name in NEVER_NULL if adapter.get(name, "default") is None]:
+        return f"its adapter_config.json sets {', '.join(nulls)} to null, which PEFT cannot open: remove it there"
+    change, start = base_change(adapter), str(adapter.get("init_lora_weights"))
+    is_merged = change is not None and (change.startswith("bias") or start in REPEATABLE_STARTS)
+    if change is None or (to_merge and is_merged):
         return None
-    remedy = "merge it with `hfkit merge` and use the result"
-    if not change.startswith("bias") and start not in REPEATABLE_STARTS:
-        remedy = (
-            "convert it with PEFT (`save_pretrained(path_initial_model_for_weight_conversion=...)`) or merge it there"
-        )
-    return f"it changes its base ({change}), which other models share: {remedy}"
+    how, remedy = "in a way that hfkit cannot repeat", "merge it with PEFT and use the result"
+    if is_merged:
+        how, remedy = "which other models share", "merge it with `hfkit merge` and use the result"
+    elif start.startswith(CONVERTIBLE_STARTS):
+        remedy = "convert it with PEFT: `save_pretrained(path_initial_model_for_weight_conversion=...)`"
+    return f"it changes its base ({change}), {how}: {remedy}"
 
 
 def has_merge(kind: str) -> bool:

@@ -33,6 +33,7 @@ SHAPES = {
     "pattern": {"target_modules": r".*layers\.1\..*(q|up)_proj"},
     "excluded": {"exclude_modules": ["v_proj"], "target_modules": ATTENTION},
     "gaussian": {"init_lora_weights": "gaussian"},
+    "MiCA": {"init_lora_weights": "mica"},
 }
 CHANGE_THE_BASE = {
     "PiSSA": {"init_lora_weights": "pissa"},
@@ -134,8 +135,10 @@ def test_what_changes_the_base_is_refused_before_loading_but_merged(shape, base,
 @pytest.mark.parametrize(
     ("changes", "reported"),
     [
-        ({"init_lora_weights": "loftq"}, r"it changes its base \(init_lora_weights: loftq\).*convert it with PEFT"),
-        ({"layer_replication": [[0, 2]]}, r"it changes its base \(layer_replication\)"),
+        ({"init_lora_weights": "loftq"}, r"it changes its base \(init_lora_weights: loftq\).*: merge it with PEFT"),
+        ({"init_lora_weights": "pissa_niter_4"}, r"it changes its base .*: convert it with PEFT"),
+        ({"layer_replication": [[0, 2]]}, r"it changes its base \(layer_replication\).*: merge it with PEFT"),
+        ({"bias": None}, "sets bias to null, which PEFT cannot open"),
         ({"alora_invocation_tokens": [3]}, "sets alora_invocation_tokens, which hfkit cannot train"),
         ({"peft_type": "IA3"}, "a IA3 adapter, but hfkit continues only LoRA"),
     ],

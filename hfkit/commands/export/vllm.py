@@ -4,6 +4,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+from peft import LoraConfig, PeftType
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hfkit.commands.export.job import ExportJob
@@ -12,8 +13,9 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import LOADED_FILES, matches
 from hfkit.hub.model_files import list_files
-from hfkit.models.adapter_support import base_change
+from hfkit.models.adapter_support import base_change, require_supported
 from hfkit.models.model_config import context_tokens, read_config
+from hfkit.records.base import require_own_base
 from hfkit.records.source import Source
 
 DTYPES_SERVED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
@@ -65,7 +67,11 @@ def export_vllm(job: ExportJob, folder: Path) -> None:
 
 def require_served(source: Source) -> None:
     """Raise HfkitError if vLLM cannot serve an adapter with its base."""
+    require_own_base(source)
+    require_supported(source, to_merge=True)
     adapter = source.adapter or {}
+    if (kind := adapter.get("peft_type")) != PeftType.LORA:
+        raise HfkitError(f"{source.path} is a {kind} adapter: vLLM serves only LORA")
     given = [name for name in NOT_SERVED if adapter.get(name)]
     given += ["r"] if adapter.get("r", 0) > LORA_RANKS[-1] else []
     change = base_change(adapter)
@@ -93,7 +99,7 @@ def serve_command(job: ExportJob, folder: Path, path: str) -> list[str]:
     if not job.keep_adapter:
         options = ["--served-model-name", job.name]
         return ["vllm", "serve", path, *options, *dtype_and_context_options(str(folder), "main", job.dtype)]
-    rank = next(rank for rank in LORA_RANKS if rank >= source.adapter["r"])
+    rank = next(rank for rank in LORA_RANKS if rank >= source.adapter.get("r", LoraConfig.r))
     options = ["--revision", source.base_revision] if source.base_revision != "main" else []
     options += ["--enable-lora", "--lora-modules", f"{job.name}={path}", "--max-lora-rank", str(rank)]
     options += ["--generation-config", path]
