@@ -46,7 +46,7 @@ def problems_of(config: EvaluateConfig | ArenaConfig | SampleConfig | BenchConfi
         EvaluateConfig: evaluate_problems,
         SampleConfig: sample_problems,
     }
-    return checks[type(config)](config)
+    return next(check for kind, check in checks.items() if isinstance(config, kind))(config)
 
 
 def bench_problems(config: BenchConfig) -> list[Problem]:

@@ -117,7 +117,7 @@ def find_held_out(
     """
     if (start := prompted_start(record)) and not entries:
         record = record_of(start["path"], start["revision"] or "main") or {}
-    spec, settings = spec_of(record.get("stage")), record.get("config", {})
+    spec, settings = spec_of(record.get("stage")), record.get("config") or {}
     form = spec.form if spec else None
     of_policy = not are_pairs and (hold_comparisons(entries, form) if entries else form == "comparisons")
     columns = TEXT if form == "text" and not entries else INSTRUCTIONS
@@ -138,12 +138,12 @@ def load_held_out_rows(
     Raises:
         HfkitError: as `find_held_out`.
     """
-    settings, data = record.get("config", {}), record.get("data", {})
+    settings, data, seed = record.get("config") or {}, record.get("data") or {}, record.get("seed") or 0
     if held_out := entries or [DatasetEntry(**entry) for entry in settings.get("eval_datasets") or []]:
-        rows, stats = load_rows("test", held_out, columns, seed=record.get("seed") or 0)
+        rows, stats = load_rows("test", held_out, columns, seed=seed)
         rows, split = stats.capped(rows), "test"
-    elif size := settings.get("test_split_size"):
-        config = SimpleNamespace(eval_datasets=None, test_split_size=size, seed=record["seed"])
+    elif (size := settings.get("test_split_size")) and settings.get("datasets"):
+        config = SimpleNamespace(eval_datasets=None, test_split_size=size, seed=seed)
         config.datasets = [DatasetEntry(**entry) for entry in settings["datasets"]]
         split = "train"
         _, rows, splits = load_splits(config, columns)
@@ -151,7 +151,10 @@ def load_held_out_rows(
     else:
         raise HfkitError("the record of the model names no held-out rows")
     if not entries:
-        before, now = ([source["sha256"] for source in of] for of in (data[split]["sources"], stats.sources))
+        recorded = (data.get(split) or {}).get("sources")
+        if not recorded:
+            raise HfkitError("the record of the model does not identify its held-out rows")
+        before, now = ([source.get("sha256") for source in of] for of in (recorded, stats.sources))
         if before != now:
             raise HfkitError("the held-out rows have changed since training")
     return rows, stats.sources

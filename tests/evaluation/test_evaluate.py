@@ -271,11 +271,22 @@ def test_missing_held_out_rows_are_an_error_that_asks_for_some(run_stage, tmp_pa
         evaluated(folder)
 
 
+@pytest.mark.parametrize(
+    "config", [{"eval_datasets": [{"path": "pairs.jsonl"}]}, {"test_split_size": 1, "datasets": [{"path": "pairs.jsonl"}]}]
+)
+@pytest.mark.parametrize("recorded", [{}, {"data": None}, {"data": {"train": {"sources": [{}]}, "test": {}}}])
+def test_held_out_rows_that_a_record_does_not_identify_are_an_error(monkeypatch, data, config, recorded):
+    monkeypatch.chdir(data)
+    with pytest.raises(HfkitError, match="held-out rows have changed since|does not identify its held-out rows"):
+        find_held_out({"stage": "reward", "config": config, **recorded}, True, 3)
+
+
 def test_all_problems_are_reported_at_once(sft_dir, reward_dir, tokenizer_dir, tmp_path):
     (tmp_path / "empty").mkdir()
+    own = type("OwnConfig", (EvaluateConfig,), {})
     with pytest.raises(ConfigError) as error:
         load_config(
-            EvaluateConfig,
+            own,
             {
                 "model_name_or_path": str(sft_dir),
                 "against": [str(tokenizer_dir), f"r={reward_dir}", f"e={tmp_path / 'empty'}", "no/such/folder"],

@@ -8,9 +8,9 @@ import torch
 from accelerate.utils import DistributedType
 from processes import launch_command
 
-from hfkit.config.registry import spec_of
 from hfkit.core.errors import ConfigError
 from hfkit.stages.checks import deepspeed
+from hfkit.stages.checks.processes import process_problems
 
 AUTO = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 SAVED = {"stage3_gather_16bit_weights_on_model_save": True}
@@ -31,7 +31,7 @@ def refusals(config_of, monkeypatch, tmp_path):
         config.extra["deepspeed"] = str(file)
         with monkeypatch.context() as launched:
             launched.setenv("LOCAL_RANK", "0")
-            return {problem.key: str(problem) for problem in deepspeed.deepspeed_problems(config, spec_of(stage))}
+            return {problem.key: str(problem) for problem in process_problems(config)}
 
     return find
 

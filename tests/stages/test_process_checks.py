@@ -43,7 +43,9 @@ def test_batches_of_other_numbers_of_rows_in_each_process(config_of, tmp_path, m
 
 
 def test_batches_that_not_every_process_has(config_of, tmp_path, monkeypatch):
-    """The processes that have one would wait for the others."""
-    config = config_of("sft", tmp_path / "out", accelerator_config={"even_batches": False})
+    """The processes that have one would wait for the others, as would those that can hold a larger one."""
+    settings = {"accelerator_config": {"even_batches": False}, "auto_find_batch_size": True}
+    config = config_of("sft", tmp_path / "out", **settings)
+    assert process_problems(config) == []
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert [problem.key for problem in process_problems(config)] == ["accelerator_config"]
+    assert [problem.key for problem in process_problems(config)] == [*settings]

@@ -136,14 +136,11 @@ def merge_problems(config) -> list[Problem]:
 
 
 def ineffective_problems(config) -> list[Problem]:
-    """Return problems of keys that have no effect under DeepSpeed, or that differ between processes."""
+    """Return problems of what has no effect under DeepSpeed."""
     problems = []
     if process_state(config.extra).distributed_type in WITHOUT_SHARDS:
         problems.append(Problem(DEEPSPEED, True, "accelerate uses DeepSpeed on GPUs only: turn it off"))
     if getattr(config, "max_tokens_per_micro_batch", None):
         remedy = "DeepSpeed does not split the batches of per_device_train_batch_size: remove it"
         problems.append(Problem("max_tokens_per_micro_batch", config.max_tokens_per_micro_batch, remedy))
-    if config.extra.get("auto_find_batch_size"):
-        remedy = "processes could choose different sizes: set per_device_train_batch_size instead"
-        problems.append(Problem("auto_find_batch_size", True, remedy))
     return problems

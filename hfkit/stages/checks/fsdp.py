@@ -78,9 +78,6 @@ def wrap_problems() -> list[Problem]:
 def training_problems(config) -> list[Problem]:
     """Return problems of settings with which training under FSDP2 would differ or fail."""
     problems = []
-    if config.extra.get("auto_find_batch_size"):
-        remedy = "processes could choose different sizes: set per_device_train_batch_size instead"
-        problems.append(Problem("auto_find_batch_size", True, remedy))
     if config.extra.get("label_smoothing_factor"):
         remedy = "Transformers would not shift the labels of a model that FSDP2 wraps: remove it, or train with DDP"
         problems.append(Problem("label_smoothing_factor", config.extra["label_smoothing_factor"], remedy))

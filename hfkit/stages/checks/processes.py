@@ -4,7 +4,7 @@ from accelerate.utils import parse_flag_from_env
 
 from hfkit.config.registry import StageSpec, spec_of_config
 from hfkit.core.errors import Problem
-from hfkit.core.launch import FSDP, world_size
+from hfkit.core.launch import FSDP, engine, world_size
 from hfkit.stages.checks.deepspeed import deepspeed_problems
 from hfkit.stages.checks.fsdp import fsdp_problems
 
@@ -24,10 +24,13 @@ def sampling_problems(config, spec: StageSpec) -> list[Problem]:
     so rows would weigh less in a larger batch.
     """
     problems, loading = [], config.extra.get("accelerator_config")
-    is_shared = world_size() > 1 or parse_flag_from_env(FSDP)
+    is_shared = engine(config.extra) is not None or parse_flag_from_env(FSDP)
     if is_shared and isinstance(loading, dict) and loading.get("even_batches", True) is not True:
         remedy = "a process without a batch would block the others: remove even_batches"
         problems.append(Problem("accelerator_config", loading, remedy))
+    if is_shared and config.extra.get("auto_find_batch_size"):
+        remedy = "processes could choose different sizes: set per_device_train_batch_size instead"
+        problems.append(Problem("auto_find_batch_size", True, remedy))
     key, sums_labels = "train_sampling_strategy", spec.makes != "reward model"
     if config.extra.get(key) != "batch_rebalance" or world_size() == 1:
         return problems
