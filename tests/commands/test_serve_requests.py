@@ -71,7 +71,7 @@ CALL = '{"name": "weather", "arguments": {"city": "Oslo"}}'
 )
 def test_tool_calls_are_found_in_a_response(with_template, text, content, count):
     tokenizer = with_template(read_built_in("qwen3"))
-    found, calls = find_calls(text, call_format(tokenizer, "qwen3"), {"weather"})
+    found, calls = find_calls(text, call_format(tokenizer), {"weather"})
     assert (found, len(calls)) == (content, count)
     for call in calls:
         assert call["function"] == {"name": "weather", "arguments": '{"city": "Oslo"}'} and call["type"] == "function"
@@ -126,10 +126,10 @@ BARE = """
 )
 def test_tool_calls_in_other_forms_are_found(with_template, template, text):
     tokenizer = with_template(template)
-    content, calls = find_calls(text, call_format(tokenizer, template), {"weather"})
+    content, calls = find_calls(text, call_format(tokenizer), {"weather"})
     assert content == "" and [call["function"]["name"] for call in calls] == ["weather"] * text.count('"name"')
-    assert find_calls("Hello {you}.", call_format(tokenizer, template), {"weather"}) == ("Hello {you}.", [])
+    assert find_calls("Hello {you}.", call_format(tokenizer), {"weather"}) == ("Hello {you}.", [])
 
 
 def test_a_template_without_tools_has_no_form_of_calls(tokenizer):
-    assert call_format(tokenizer, "own") is None
+    assert call_format(tokenizer) is None

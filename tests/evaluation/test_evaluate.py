@@ -272,12 +272,13 @@ def test_missing_held_out_rows_are_an_error_that_asks_for_some(run_stage, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "config", [{"eval_datasets": [{"path": "pairs.jsonl"}]}, {"test_split_size": 1, "datasets": [{"path": "pairs.jsonl"}]}]
+    "config",
+    [{"eval_datasets": [{"path": "pairs.jsonl"}]}, {"test_split_size": 1, "datasets": [{"path": "pairs.jsonl"}]}],
 )
 @pytest.mark.parametrize("recorded", [{}, {"data": None}, {"data": {"train": {"sources": [{}]}, "test": {}}}])
 def test_held_out_rows_that_a_record_does_not_identify_are_an_error(monkeypatch, data, config, recorded):
     monkeypatch.chdir(data)
-    with pytest.raises(HfkitError, match="held-out rows have changed since|does not identify its held-out rows"):
+    with pytest.raises(HfkitError, match=r"held-out rows have changed since|does not identify its held-out rows"):
         find_held_out({"stage": "reward", "config": config, **recorded}, True, 3)
 
 

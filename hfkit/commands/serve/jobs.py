@@ -192,7 +192,7 @@ class Jobs:
     def split_calls(self, job: Job, text: str, generated: Generated) -> tuple[str, list[dict]]:
         """Return the text of a response without its tool calls, and these."""
         tokenizer, tools = job.model.tokenizer, job.request.tools or []
-        form = call_format(tokenizer, repr(tokenizer.chat_template))
+        form = call_format(tokenizer)
         names = {tool["function"]["name"] for tool in tools if isinstance(tool.get("function", {}).get("name"), str)}
         if form is None:
             return text, []

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from uuid import uuid4
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +11,7 @@ from hfkit.data.chat_template import encode_prompt
 from hfkit.data.conversions import common_length
 from hfkit.data.messages import Messages, RenderError
 from hfkit.data.rendering import Template
+from hfkit.data.template_source import cached_by_template
 
 PROBE_NAME = "hfkit7"  # a text that no template contains
 PROBE_ARGUMENTS = {"text": "hfkit8"}
@@ -42,8 +42,8 @@ class CallFormat:
     is_list: bool
 
 
-@cache
-def call_format(tokenizer: PreTrainedTokenizerBase, template: str) -> CallFormat | None:
+@cached_by_template
+def call_format(tokenizer: PreTrainedTokenizerBase) -> CallFormat | None:
     """Return how a chat template writes a tool call; None if not as JSON with a name and arguments."""
     question = {"role": "user", "content": "Hi"}
     call = {"type": "function", "id": "call00000", "function": {"name": PROBE_NAME, "arguments": PROBE_ARGUMENTS}}
