@@ -236,8 +236,14 @@ def cut_warning(cut: int, kept: int, cut_tokens: int, key: str) -> str:
     )
 
 
+def shared_prompts(name: str, overlap: dict) -> str:
+    """Return how many rows of a split have prompts that an earlier stage used otherwise."""
+    use = "held out by" if overlap["split"] == "test" else "trained on by"
+    return f"{overlap['rows']:,} rows of {name} have prompts that were {use} {overlap['stage']} ({overlap['path']})"
+
+
 def report_splits(run, splits: dict[str, SplitStats]) -> None:
-    """Print the statistics of a run's splits, warn about overlaps, and write the hashes of prompts for later stages."""
+    """Print statistics of a run's splits, warn once about overlaps, and write hashes of prompts for later stages."""
     for name, stats in splits.items():
         say(str(stats))
         if stats.cut > MANY_CUT * stats.kept:
@@ -245,14 +251,9 @@ def report_splits(run, splits: dict[str, SplitStats]) -> None:
             warn(f"{name}: {cut_warning(stats.cut, stats.kept, stats.cut_tokens, key)}")
         if stats.mixed is not None and is_main_process():
             make_console().print(mixture_table(name, stats.sources))
-        for overlap in stats.overlap:
-            use = "held out by" if overlap["split"] == "test" else "trained on by"
-            stage, path = overlap["stage"], overlap["path"]
-            warn(
-                f"{overlap['rows']:,} rows of {name} have prompts that were {use} {stage} ({path}), so metrics on "
-                "held-out rows may be too good. Hold out the same prompts in both stages: with eval_datasets, or with "
-                "the same files, seed and test_split_size"
-            )
+    if shared := [shared_prompts(name, overlap) for name, stats in splits.items() for overlap in stats.overlap]:
+        remedy = "hold out the same prompts in all stages (eval_datasets, or the same files, seed and test_split_size)"
+        warn(f"{', and '.join(shared)}, so held-out metrics may be too good: {remedy}")
     keys = keys_by_name(splits)
     if keys and is_main_process():
         write_hashes(run.folder, keys)

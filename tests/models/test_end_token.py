@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hfkit.models.end_token import equal_rows
+from hfkit.models.end_token import compare_rows, warn_of_end_token
 from hfkit.models.loading import load_policy
 
 WARNING = "responses may never end"
@@ -52,6 +52,17 @@ def test_a_trained_end_token_gives_no_warning(run_stage, tmp_path, capsys):
     assert WARNING not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("scale", "is_warned"), [(1e-4, True), (0.1, False)])
+def test_a_single_row_that_is_almost_zero_is_warned_about(config_of, tmp_path, base_dir, capsys, scale, is_warned):
+    config = config_of("sft", tmp_path / "sft", model_name_or_path=str(base_dir))
+    model, tokenizer = load_policy(str(base_dir))
+    head = model.get_output_embeddings().requires_grad_(False)
+    head.weight[tokenizer.eos_token_id] *= scale
+    capsys.readouterr()
+    warn_of_end_token(model, tokenizer, config)
+    assert ("cannot tell when (its row is almost zero" in capsys.readouterr().err) == is_warned
+
+
 def test_later_stages_name_the_adapter_to_train_again(run_stage, untrained_dir, tmp_path, capsys):
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=str(untrained_dir), max_steps=1)
     for stage in ("dpo", "grpo"):
@@ -71,10 +82,12 @@ def test_rows_are_equal_after_rounding_and_different_after_training(dtype):
     weight[40] = 1.05 * weight[10]
     weight[50:60] = 1e-6 * torch.randn(10, 64)  # rows that are almost zero
     weight = weight.to(dtype)
-    assert [equal_rows(weight, None, token) for token in (0, 10, 25, 40, 55, 8999)] == [0, 29, 29, 0, 9, 0]
+    found = [compare_rows(weight, None, token) for token in (0, 10, 25, 40, 55, 8999)]
+    assert [equal for equal, _ in found] == [0, 29, 29, 0, 9, 0]
+    assert [norm < 0.01 for _, norm in found] == [False] * 4 + [True, False]
     bias = torch.zeros(9000, dtype=dtype)
     bias[25] = 1.0
-    assert [equal_rows(weight, bias, token) for token in (10, 25)] == [28, 0]
+    assert [compare_rows(weight, bias, token)[0] for token in (10, 25)] == [28, 0]
 
 
 def test_equal_rows_bound_the_probability_of_the_end_token(untrained_dir, tokenizer):
