@@ -51,6 +51,7 @@ def model_line(node: dict, *more: str | None) -> Text:
         f"step {node['step']}" if node.get("step") is not None else None,
         None if node["seed"] is None else f"seed {node['seed']}",
         None if node.get("status") in (None, "done") else f"{node['status']}, not done",
+        f"stopped early: {node['stopped']}" if node.get("stopped") else None,
         *more,
     ]
     line = line_of(*(part for part in parts if part))

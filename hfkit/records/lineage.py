@@ -94,7 +94,7 @@ def node_of(model: dict, record: dict, descendants: tuple[tuple, ...], counter: 
     descendants = (*descendants, (model["path"], model["revision"]))
     return {
         **model,
-        **({"step": record["step"]} if "step" in record else {}),
+        **{key: record[key] for key in ("step", "stopped") if key in record},
         "stage": record.get("stage"),
         "status": record.get("status"),
         "seed": record.get("seed"),

@@ -31,7 +31,8 @@ def open_run(stage: str, config, stats: dict[str, SplitStats]) -> Run:
     found = {"datasets (their rows)": run.record["data_sha256"], "checkpoint to resume from": checkpoint, **weights}
     require_same(found, "make all machines read the same files")
     if run.is_done:
-        say(f"{stage}: already done in {run.folder}")
+        stopped = run.before.get("stopped")
+        say(f"{stage}: already done in {run.folder}{f', stopped early: {stopped}' if stopped else ''}")
         run.update_license()
     elif (count := world_size()) > 1:
         say(f"{stage}: {count} processes ({engine(getattr(config, 'extra', {})) or 'ddp'})")

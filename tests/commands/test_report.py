@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from merging import edit
 from pipelines import STAGES
 
 from hfkit.cli import main
@@ -306,10 +307,12 @@ def test_a_failed_stage_says_so(part):
     write_json(
         folder / "sft" / "hfkit.json", record | {"status": "failed", "error": "Oops", "warnings": ["step 3: no good"]}
     )
+    edit(folder / "pretrain" / "hfkit.json", stopped="KL 30 exceeds max_kl")
     page = report(folder)
+    assert page.text.count("Pretraining: stopped early") == 1 and "KL 30 exceeds max_kl" in page.text
     assert page.text.count("SFT: failed") == 2, "in the list of stages and in the overview"
     assert "the run failed (Oops)" in page.text and "step 3: no good" in page.text
-    assert "Warnings: 2" in page.text
+    assert "Warnings: 3" in page.text
 
 
 def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_dir, tmp_path):

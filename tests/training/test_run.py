@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from merging import edit
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from hfkit.cli import main
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
@@ -34,6 +36,12 @@ def test_a_finished_run_is_left_as_it_is(run_stage, done, capsys):
     assert run_stage("tokenizer", done) == done
     assert capsys.readouterr().out.splitlines()[-1] == f"tokenizer: already done in {done}"
     assert state_of(done) == before
+    edit(done / "hfkit.json", stopped="KL 30 exceeds max_kl")
+    assert run_stage("tokenizer", done) == done
+    reason = "stopped early: KL 30 exceeds max_kl"
+    assert capsys.readouterr().out.splitlines()[-1] == f"tokenizer: already done in {done}, {reason}"
+    assert main(["lineage", str(done)]) == 0
+    assert reason in capsys.readouterr().out
 
 
 def test_other_settings_are_refused_by_name(run_stage, done):

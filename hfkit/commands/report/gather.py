@@ -16,6 +16,7 @@ from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 from hfkit.records.training_order import training_order
 
+STATUS_TITLES = {"done": "done", "running": "not finished", "interrupted": "interrupted", "failed": "failed"}
 RENDERED = "as the model reads it"
 """The role of a prompt of which only the rendered text is known, as in runs of earlier versions."""
 
@@ -38,6 +39,13 @@ class ReportedRun:
     def spec(self) -> StageSpec | None:
         """The stage's spec; None for a stage that is not registered."""
         return spec_of(self.stage)
+
+    @property
+    def state(self) -> str:
+        """How the run ended; also whether a done one stopped before its last step, by `max_kl` or without progress."""
+        if self.record.get("status") == "done" and self.record.get("stopped"):
+            return "stopped early"
+        return STATUS_TITLES.get(self.record.get("status"), "unknown")
 
     @property
     def warnings(self) -> list[str]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from hfkit.commands.report.data_table import dataset_title, source_titles
 from hfkit.commands.report.formatting import duration, format_count, format_interval, format_number
 from hfkit.commands.report.gather import Gathered, ReportedRun
-from hfkit.commands.report.tables import STATUS_TITLES
 
 ROW_NAMES = {"text": "documents", "instructions": "conversations", "comparisons": "comparisons", "prompts": "prompts"}
 """What the rows of a form are called."""
@@ -51,8 +50,7 @@ def stage_cards(gathered: Gathered) -> list[StageCard]:
 def name_line(run: ReportedRun) -> str:
     """Return the name of a run if it is not that of its phase, and its state if it is not done."""
     name = "" if run.name == (run.spec.phase or run.spec.title) else run.name
-    status = run.record.get("status")
-    return ": ".join(filter(None, [name, "" if status == "done" else STATUS_TITLES.get(status, "unknown")]))
+    return ": ".join(filter(None, [name, "" if run.state == "done" else run.state]))
 
 
 def dataset_lines(run: ReportedRun, titles: dict[str, str]) -> list[str]:
@@ -94,7 +92,7 @@ def result_lines(run: ReportedRun) -> list[str]:
         lines.append(f"held-out accuracy {format_interval(metrics['eval_accuracy'], *ends)}")
     elif "eval_perplexity" in metrics:
         lines.append(f"held-out perplexity {format_number(metrics['eval_perplexity'])}")
-    return lines or [STATUS_TITLES.get(run.record.get("status"), "unknown")]
+    return lines or [run.state]
 
 
 def reward_line(run: ReportedRun, metrics: dict) -> str:

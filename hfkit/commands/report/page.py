@@ -43,6 +43,5 @@ def render(gathered: Gathered, writer: FigureWriter) -> str:
         cost=tables.cost_table(gathered),
         runs=gathered.runs,
         results={run.name: tables.results_of(run) for run in gathered.runs},
-        states=tables.STATUS_TITLES,
         versions={name: version for name, version in versions.items() if version},
     )

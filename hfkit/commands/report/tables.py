@@ -17,7 +17,6 @@ METRIC_TITLES = {
     "reply_tokens": "Tokens per response",
     "bits_per_byte": "Held-out bits per byte",
 }
-STATUS_TITLES = {"done": "done", "running": "not finished", "interrupted": "interrupted", "failed": "failed"}
 
 
 @dataclass
@@ -211,7 +210,7 @@ def cost_table(gathered: Gathered) -> ReportTable:
     rows = [
         [
             run.name,
-            STATUS_TITLES.get(run.record.get("status"), "unknown"),
+            run.state,
             duration(run.record.get("wall_seconds")),
             format_count(run.record.get("steps")),
             format_count(run.record.get("tokens")),
