@@ -64,6 +64,15 @@ def parquet_bomb() -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def dictionary_bomb(is_list: bool) -> bytes:
+    """Return a Parquet file with one text of 1 MiB, which its dictionary repeats in 100,000 rows or items of a row."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), pa.array([" " * (1 << 20)]))
+    column = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts) if is_list else texts
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": column}), sink, store_schema=False)
+    return sink.getvalue().to_pybytes()
+
+
 def deep_parquet(depth: int) -> bytes:
     """Return a Parquet file with a column of lists in lists."""
     kind = pa.int64()
@@ -142,6 +151,8 @@ ROWS = "".join(json.dumps({"text": f"Ann likes {number} colours."}) + "\n" for n
         pytest.param("rows.parquet", overwritten(parquet(), -8, HUGE), r"rows\.parquet: ", id="parquet-lies"),
         pytest.param("rows.parquet", overwritten(parquet(), 4, b"\xff" * 500), r"rows\.parquet: ", id="pages-lie"),
         pytest.param("rows.parquet", lambda: parquet_bomb(), BOMBS, id="parquet-bomb"),
+        pytest.param("rows.parquet", lambda: dictionary_bomb(False), BOMBS, id="parquet-dictionary"),
+        pytest.param("rows.parquet", lambda: dictionary_bomb(True), BOMBS, id="parquet-dictionary-in-a-list"),
         pytest.param("rows.parquet", deep_parquet(400), r"rows\.parquet: ", id="deep-parquet"),
         pytest.param("rows.arrow", arrow()[:-200], r"rows\.arrow: ", id="arrow-cut"),
         pytest.param("rows.arrow", overwritten(arrow(), 4, HUGE), r"rows\.arrow: ", id="arrow-lies"),
