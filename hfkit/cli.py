@@ -106,7 +106,7 @@ def run_verb(verb: str, argv: list[str] | None = None, ends_process: bool = Fals
 
     ends_process, argv = ends_process or argv is None, sys.argv[1:] if argv is None else argv
     try:
-        with catch_signals(ends_process):
+        with catch_signals(ends_process, lambda number: report_interruption(verb, argv, None, number)):
             return parse_and_run(verb, argv, ends_process)
     except (KeyboardInterrupt, Interrupted) as error:  # before the arguments are parsed
         return report_interruption(verb, argv, None, getattr(error, "number", SIGINT))

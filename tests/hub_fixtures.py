@@ -31,6 +31,7 @@ class User:
     Attributes:
         home: HF_HOME.
         token: of the user; None without a login.
+        env: the environment of its commands.
         outputs: everything that the commands printed.
     """
 
@@ -41,6 +42,7 @@ class User:
         env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1,localhost", "HF_HUB_ETAG_TIMEOUT": "30"}
         env |= {"PYTHONPATH": python_path(ROOT, ROOT / "tests"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         env |= {"HF_TOKEN": token} if token else {}
+        self.env = env
         self.worker = Worker("from hub_server.client import serve; serve()", env=env, cwd=cwd or home)
 
     def hfkit(self, *argv: object) -> Ran:

@@ -51,11 +51,12 @@ _share: Callable[[int], None] | None = None
 
 
 @contextmanager
-def catch_signals(ends_process: bool = False) -> Iterator[None]:
+def catch_signals(ends_process: bool = False, report: Callable[[int], object] | None = None) -> Iterator[None]:
     """Let signals interrupt a block. Handlers other than Python's defaults stay; in a thread nothing changes.
 
     Args:
         ends_process: whether the process ends with the block; if it then hangs, it is killed with its children.
+        report: called with the signal before that, from a thread.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -74,7 +75,7 @@ def catch_signals(ends_process: bool = False) -> Iterator[None]:
             signal.signal(number, _on_signal)
         if ends_process:
             sys.unraisablehook = _report_others
-            stop_watching = watch_signals(_on_signal, EXIT_STATUS, is_deferred, _pass_on)
+            stop_watching = watch_signals(_on_signal, EXIT_STATUS, is_deferred, _pass_on, report)
         yield
     finally:
         if not (ends_process and _caught.number):  # else the handlers and the thread stay until it ends

@@ -18,6 +18,8 @@ REPEAT_SECONDS = 1.0
 """Seconds within which signals count as one: `timeout` and launchers send theirs twice."""
 PATIENCE = 10.0
 """Seconds that a process has to end by itself."""
+REPORT_SECONDS = 1.0
+"""Seconds that a process has to report that it is killed."""
 
 
 def watch_signals(
@@ -25,6 +27,7 @@ def watch_signals(
     statuses: Mapping[signal.Signals, int],
     is_deferred: Callable[[], bool],
     pass_on: Callable[[int], None],
+    report: Callable[[int], object] | None = None,
 ):
     """Watch the signals of this process from a thread; return a function that stops it. Call it in the main thread.
 
@@ -35,6 +38,7 @@ def watch_signals(
         handler: only the signals that it handles count.
         statuses: exit status by signal.
         pass_on: called with the first signal, even while the main thread is in C code.
+        report: called with the first signal before it kills the process, which then says nothing itself.
     """
     end, start = os.pipe()
     os.set_blocking(start, False)
@@ -59,6 +63,10 @@ def watch_signals(
             if is_deferred():
                 deadline = now + PATIENCE
             elif first is not None and now > deadline:
+                if report is not None:
+                    reporting = threading.Thread(target=report, args=(first,), daemon=True)
+                    reporting.start()
+                    reporting.join(REPORT_SECONDS)  # nobody may read the output
                 end_now(statuses[signal.Signals(first)])
 
     thread = threading.Thread(target=watch, name="signals", daemon=True)

@@ -119,7 +119,7 @@ import contextlib, hashlib, subprocess, sys, time
 from hfkit.core import interrupts, signal_watch
 
 signal_watch.PATIENCE = 0.2
-with interrupts.catch_signals(ends_process=True):
+with interrupts.catch_signals(ends_process=True, report=lambda number: print("killed after", number, flush=True)):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stderr=subprocess.DEVNULL)
     with interrupts.defer_signals() if sys.argv[1] == "saving" else contextlib.nullcontext():
         print(child.pid, flush=True)
@@ -156,6 +156,8 @@ def test_a_process_ends_with_its_children(doing, waits, status):
             process.send_signal(signal.SIGUSR1)
         assert process.wait(timeout=10) == status
         assert b"Traceback" not in process.stderr.read()
+        reported = f"killed after {signal.SIGUSR1:d}\n" if doing == "busy" else ""
+        assert process.stdout.read().decode() == reported
     if doing == "sleeping":  # it ended by itself, so its child may live on
         os.kill(child, signal.SIGKILL)
     else:

@@ -2,11 +2,13 @@
 
 import math
 import re
+import signal
 import socket
 import time
 
 import pytest
 from hub_fixtures import User, copies
+from signals import interrupt, start
 
 from hfkit.core import hub_retry
 
@@ -102,6 +104,26 @@ def test_after_kill_9_the_same_command_completes_the_push(user_of, ann, base, hu
     assert is_complete(hub_server, name, base)
     objects = hub_server.store.repo(name).objects
     assert hub_server.uploaded() - before == sum(len(objects[key]) for key in objects.keys() - stored.keys())
+
+
+@pytest.mark.slow  # two commands start as processes of their own
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_push_and_pull_which_write_all_or_nothing(ann, base, hub_server, healed, tmp_path, number):
+    name, out = f"ann/signal-{number.name}", tmp_path / "pulled"
+    for verb, phase in (("push", "put"), ("pull", "resolve")):
+        argv = ("push", base, name) if verb == "push" else ("pull", name, out)
+        healed.set("hang", phase)
+        ended = interrupt(
+            start(argv, tmp_path, **ann.env, HF_HUB_OFFLINE="0"), number, when=healed.hanging.is_set, timeout=30
+        )
+        healed.heal()
+        assert (ended.status, ended.orphans) == (128 + number, []), ended
+        last = ended.output.splitlines()[-1]
+        assert "Traceback" not in ended.output and f"hfkit {verb}: interrupted by {number.name}; to resume" in last
+        assert is_untouched(hub_server, name) if verb == "push" else not out.exists()
+        assert ann.hfkit(*argv).status == 0
+    assert is_complete(hub_server, name, base)
+    assert (out / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
 
 def test_a_commit_of_somebody_else_during_a_push_is_kept(ann, base, hub_server, healed):
