@@ -236,7 +236,7 @@ def cut_warning(cut: int, kept: int, cut_tokens: int, key: str) -> str:
     )
 
 
-def shared_prompts(name: str, overlap: dict) -> str:
+def describe_overlap(name: str, overlap: dict) -> str:
     """Return how many rows of a split have prompts that an earlier stage used otherwise."""
     use = "held out by" if overlap["split"] == "test" else "trained on by"
     return f"{overlap['rows']:,} rows of {name} have prompts that were {use} {overlap['stage']} ({overlap['path']})"
@@ -251,7 +251,7 @@ def report_splits(run, splits: dict[str, SplitStats]) -> None:
             warn(f"{name}: {cut_warning(stats.cut, stats.kept, stats.cut_tokens, key)}")
         if stats.mixed is not None and is_main_process():
             make_console().print(mixture_table(name, stats.sources))
-    if shared := [shared_prompts(name, overlap) for name, stats in splits.items() for overlap in stats.overlap]:
+    if shared := [describe_overlap(name, overlap) for name, stats in splits.items() for overlap in stats.overlap]:
         remedy = "hold out the same prompts in all stages (eval_datasets, or the same files, seed and test_split_size)"
         warn(f"{', and '.join(shared)}, so held-out metrics may be too good: {remedy}")
     keys = keys_by_name(splits)
