@@ -1,6 +1,7 @@
 """Models that also read images, trained on text: Mistral 3 as a whole, Qwen 3.5 by its text model, Gemma 3."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,8 @@ MODELS = {
 OWN_CLASS = {*MODELS} - {"qwen3_5"}
 """Those that Transformers loads as a whole for text."""
 STILL = {"learning_rate": 1e-9, "max_steps": 1}
+PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""The files with which Transformers and vLLM prepare images for a checkpoint."""
 made = pytest.mark.skipif(not REGISTERS_CLASSIFIERS, reason="Transformers before 5.19 registers no further classes")
 
 
@@ -75,9 +78,16 @@ def checkpoint(tokenizer, tmp_path):
                 parameter += 0.1 * torch.randn_like(parameter)
         model.save_pretrained(tmp_path / architecture)
         tokenizer.save_pretrained(tmp_path / architecture)
+        for name in PROCESSOR:
+            (tmp_path / architecture / name).write_text(f'{{"file": "{name}"}}')
         return str(tmp_path / architecture)
 
     return make
+
+
+def processor_files(folder) -> dict[str, str]:
+    """Return the files of a checkpoint's processor, by name."""
+    return {name: (Path(folder) / name).read_text() for name in PROCESSOR if (Path(folder) / name).exists()}
 
 
 def plain_logits(path: str, ids: torch.Tensor) -> torch.Tensor:
@@ -113,6 +123,7 @@ def test_all_stages_train_it_and_what_they_save_opens_without_hfkit(architecture
     assert torch.allclose(logits_at(ppo), logits_at(sft), atol=1e-5)
     merged = merge(str(sft), tmp_path / "merged", "float32")
     assert torch.allclose(logits_at(merged), logits_at(sft), atol=1e-4)
+    assert processor_files(merged) == (processor_files(base) if architecture in OWN_CLASS else {})
     codes = []
     for folder in (sft, merged, reward):
         code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[0]
@@ -139,6 +150,7 @@ def test_a_whole_model_is_trained_and_its_vision_model_stays(architecture, check
     others = [name for name in after if any(part in name for part in ("vision", "visual", "projector"))]
     assert bool(others) == (architecture in OWN_CLASS)
     assert all(torch.equal(before[name], after[name]) for name in others)
+    assert len(processor_files(base)) == 3 and processor_files(sft) == processor_files(base)
     assert not torch.allclose(logits_at(sft), logits_at(base), atol=1e-4)
     assert AutoConfig.from_pretrained(sft).get_text_config().pad_token_id == tokenizer.pad_token_id
 
