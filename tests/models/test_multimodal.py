@@ -1,6 +1,8 @@
 """Models that also read images, trained on text: Mistral 3 as a whole, Qwen 3.5 by its text model, Gemma 3."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from hfkit.models.adapter_shape import on_meta
 from hfkit.models.loading import load_trainable
 from hfkit.models.multimodal import language_config, parts_without_text
 from hfkit.models.named_weights import named_weights
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.source import Source
 from hfkit.rlhf.roles import value_from_reward
 
@@ -182,6 +185,14 @@ def test_full_training_gives_each_trained_weight_a_gradient(reward_model, checkp
         model(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
         trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
         assert trained == {name for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def test_the_chat_template_may_be_that_of_the_processor(tokenizer_dir, tokenizer, tmp_path):
+    folder = Path(shutil.copytree(tokenizer_dir, tmp_path / "tokenizer"))
+    (folder / "chat_template.jinja").unlink()
+    assert load_tokenizer(str(folder)).chat_template is None
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": tokenizer.chat_template}))
+    assert load_tokenizer(str(folder)).chat_template == tokenizer.chat_template
 
 
 @made
