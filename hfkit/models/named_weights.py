@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from hfkit.models.adapters import ADAPTED, without_adapter
 from hfkit.models.merged_copies import MergedCopies, can_merge, matrix_shape
-from hfkit.models.multimodal import is_text_model_of, stored_name
+from hfkit.models.multimodal import stored_names
 from hfkit.models.quantization import quantized_layers
 
 
@@ -35,15 +35,13 @@ def named_weights(model: PreTrainedModel | PeftModel, bf16: bool = False) -> lis
     copies = MergedCopies(model, bf16)
     targets = {target.layer: target for target in copies.targets()}
     base = without_adapter(model)
-    is_text_part = is_text_model_of(base.name_or_path, base.config)
-    found = []
+    stored, found = stored_names(base, base.name_or_path), []
     for path, parameter in base.named_parameters():
         above, _, name = path.rpartition(".")
         target = targets.get(base.get_submodule(above)) if name == "weight" else None
         if any(mark in path for mark in ADAPTED):
             continue
-        path = path.replace(".base_layer.", ".")
-        path = stored_name(base, path) if is_text_part else path
+        path = stored(path.replace(".base_layer.", "."))
         if target is None:
             found.append(NamedWeight(path, parameter.dtype, [*parameter.shape], parameter.detach))
         else:

@@ -10,13 +10,22 @@ import torch
 from forks import run_without_hfkit
 from interruption import stopped_copy
 from model_outputs import last_hidden, logits_at
-from peft import TaskType
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from quick import mostly_slow
 from safetensors.torch import load_file
 from small_models import REGISTERS_CLASSIFIERS
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
+)
 
 import hfkit
+from hfkit.commands.export.main import export
+from hfkit.commands.export.vllm import served_folder
 from hfkit.commands.merge import merge
 from hfkit.config.stages import PPOConfig
 from hfkit.models.adapter_shape import on_meta
@@ -58,6 +67,10 @@ MODELS = {
     "gemma3": ({**TEXT, "layer_types": ["sliding_attention", "full_attention"]}, IMAGES),
 }
 """Architecture -> the settings of its text model, and those of its vision model."""
+LLAMA4 = (
+    {**TEXT, "intermediate_size_mlp": 64, "num_local_experts": 2, "moe_layers": [1], "num_experts_per_tok": 1},
+    {**IMAGES, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
+)
 OWN_CLASS = {*MODELS} - {"qwen3_5"}
 """Those that Transformers loads as a whole for text."""
 STILL = {"learning_rate": 1e-9, "max_steps": 1}
@@ -65,16 +78,29 @@ PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preproc
 """The files with which Transformers and vLLM prepare images for a checkpoint."""
 made = pytest.mark.skipif(not REGISTERS_CLASSIFIERS, reason="Transformers before 5.19 registers no further classes")
 
+IMAGE_TOKENS = {"boi_token": "<boi>", "eoi_token": "<eoi>", "image_token": "<image>"}
+READ_IMAGE = """
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+image = Image.linear_gradient("L").convert("RGB")
+inputs = AutoProcessor.from_pretrained("{path}")(images=[image], text="<boi> What is it?", return_tensors="pt")
+with torch.no_grad():
+    model = AutoModelForImageTextToText.from_pretrained("{path}").eval()
+    answer = model(**inputs).logits[0, -1, :4].tolist()
+"""
+
 
 @pytest.fixture
 def checkpoint(tokenizer, tmp_path):
-    """checkpoint(architecture) -> the folder of a tiny random model of images and text."""
+    """checkpoint(architecture) -> the folder of a tiny random model of images and text, with parts of its config."""
 
-    def make(architecture: str) -> str:
+    def make(architecture: str, tokenizer=tokenizer, **parts) -> str:
         torch.manual_seed(0)
-        text, images = MODELS[architecture]
+        text, images = {**MODELS, "llama4": LLAMA4}[architecture]
         tokens = {key: getattr(tokenizer, key) for key in ("eos_token_id", "bos_token_id")}
-        parts = {"text_config": {**text, **tokens, "vocab_size": len(tokenizer)}, "vision_config": images}
+        parts |= {"text_config": {**text, **tokens, "vocab_size": len(tokenizer)}, "vision_config": images}
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(architecture, **parts))
         with torch.no_grad():
             for parameter in model.parameters():
@@ -158,6 +184,25 @@ def test_a_whole_model_is_trained_and_its_vision_model_stays(architecture, check
     assert AutoConfig.from_pretrained(sft).get_text_config().pad_token_id == tokenizer.pad_token_id
 
 
+@pytest.mark.slow
+def test_a_merged_model_from_the_hub_reads_images(checkpoint, tokenizer, run_stage, user_of, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer", extra_special_tokens=IMAGE_TOKENS)
+    ids = {f"{name}_index": tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
+    base = checkpoint("gemma3", tokenizer, mm_tokens_per_image=1, **ids)
+    for name in PROCESSOR:
+        (Path(base) / name).unlink()
+    images = Gemma3ImageProcessor(size={"height": 28, "width": 28})
+    Gemma3Processor(images, tokenizer, image_seq_length=1).save_pretrained(base)
+    sft = run_stage("sft", tmp_path / "sft", model_name_or_path=base, **STILL)
+    merged = merge(str(sft), tmp_path / "merged", "float32")
+    ann = user_of("ann")
+    ran = ann.hfkit("push", merged, "ann/merged", "--public")
+    assert ran.status == 0, ran.stderr
+    found = [ann.python(READ_IMAGE.format(path=path)) for path in (base, "ann/merged")]
+    assert found[0] == pytest.approx(found[1], abs=1e-4) and len(found[0]) == 4
+
+
 @made
 @pytest.mark.parametrize("architecture", mostly_slow(MODELS, ["mistral3"]))
 def test_a_whole_model_resumes_with_the_weights_of_its_checkpoint(architecture, checkpoint, run_stage, tmp_path):
@@ -201,8 +246,27 @@ def test_the_vision_model_may_be_at_the_top_of_a_model():
     assert parts_without_text(model) == ["vision_model", "image_to_text_projection"]
 
 
-@pytest.mark.parametrize("architecture", ["qwen3_5"])
+@pytest.mark.parametrize("architecture", ["qwen3_5", "llama4"])
 def test_other_engines_get_the_weights_under_the_names_of_the_checkpoint(architecture, checkpoint):
     path = checkpoint(architecture)
-    stored = {name for name in load_file(f"{path}/model.safetensors") if "visual" not in name}
+    texts = ("lm_head.", "model.language_model.", "language_model.")
+    stored = {name for name in load_file(f"{path}/model.safetensors") if name.startswith(texts)}
     assert {one.name for one in named_weights(hfkit.load_policy(path)[0])} == stored
+
+
+def test_an_adapter_for_vllm_fits_the_whole_model(checkpoint, tmp_path):
+    path, ids = checkpoint("qwen3_5"), torch.tensor([[5, 6, 7]])
+    model, tokenizer = hfkit.load_policy(path)
+    adapted = get_peft_model(model, LoraConfig("CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    exported = export(str(tmp_path / "adapter"), tmp_path / "exported", "vllm", adapter=True, base=path)
+    whole = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(path), exported)
+    with torch.no_grad():
+        assert torch.allclose(whole(input_ids=ids).logits, adapted.eval()(input_ids=ids).logits, atol=1e-5)
+        assert not torch.allclose(whole(input_ids=ids).logits, plain_logits(path, ids), atol=1e-3)
+    served = served_folder(Source.of(str(tmp_path / "adapter"), base=path), tmp_path / "served")
+    assert (
+        load_file(f"{served}/adapter_model.safetensors").keys()
+        == load_file(exported / "adapter_model.safetensors").keys()
+    )
