@@ -11,6 +11,7 @@ from forks import run_without_hfkit
 from interruption import stopped_copy
 from model_outputs import last_hidden, logits_at
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from processes import launch
 from quick import mostly_slow
 from safetensors.torch import load_file
 from small_models import REGISTERS_CLASSIFIERS
@@ -35,6 +36,7 @@ from hfkit.models.named_weights import named_weights
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.source import Source
 from hfkit.rlhf.roles import value_from_reward
+from hfkit.stages import sft
 
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
@@ -270,3 +272,15 @@ def test_an_adapter_for_vllm_fits_the_whole_model(checkpoint, tmp_path):
         load_file(f"{served}/adapter_model.safetensors").keys()
         == load_file(exported / "adapter_model.safetensors").keys()
     )
+
+
+def run_sft(config) -> None:
+    sft.main(config)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("architecture", ["llava_next", "qwen3_5"])
+def test_fsdp2_shards_the_layers_that_a_model_has(architecture, checkpoint, config_of, tmp_path):
+    base, whole = checkpoint(architecture), {"use_peft": None, "lora_r": None, "max_steps": 1}
+    launch(run_sft, config_of("sft", tmp_path / "sft", model_name_or_path=base, **whole), engine="fsdp2")
+    assert not torch.allclose(logits_at(tmp_path / "sft"), logits_at(base), atol=1e-4)
