@@ -1,20 +1,23 @@
 """Models that also read images or sound: hfkit trains them on text, and leaves the rest of the model unchanged."""
 
 import inspect
+from collections.abc import Callable
 
 import torch
 from peft import PeftModel
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.utils import CONFIG_NAME
 
-from hfkit.records.source import read_json
+from hfkit.records.source import folder_of, read_json
 
 
 def language_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -103,3 +106,34 @@ def is_text_model_of(path: str, config: PreTrainedConfig, revision: str = "main"
     """Return whether a model's config is that of the text model in the multimodal checkpoint at a path."""
     stored = read_json(path, CONFIG_NAME, revision) or {}
     return stored.get("model_type", config.model_type) != config.model_type
+
+
+def stored_names(model: PreTrainedModel, path: str, revision: str = "main") -> Callable[[str], str]:
+    """Return a function that turns a weight's name in a model into that in the files of the base at a path.
+
+    They differ for a text model that was loaded without the rest of its multimodal checkpoint.
+    """
+    if not is_text_model_of(path, model.config, revision):
+        return lambda name: name
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(str(folder_of(path, revision)), trust_remote_code=False)
+        whole = AutoModelForImageTextToText.from_config(config)
+    whole_head, own_head = whole.get_output_embeddings(), model.get_output_embeddings()
+    body, own_body = type(model.base_model), model.base_model
+    pairs = [
+        (name_of(model, lambda module: module is own_head), name_of(whole, lambda module: module is whole_head)),
+        (name_of(model, lambda module: module is own_body), name_of(whole, lambda module: type(module) is body)),
+    ]
+
+    def stored(name: str) -> str:
+        for own, its in pairs:
+            if not own or name.startswith(f"{own}."):
+                return f"{its}.{name.removeprefix(f'{own}.')}"
+        return name
+
+    return stored
+
+
+def name_of(model: PreTrainedModel, is_wanted: Callable[[torch.nn.Module], bool]) -> str:
+    """Return the name of the first wanted module of a model; "" for the model itself."""
+    return next(name for name, module in model.named_modules() if is_wanted(module))

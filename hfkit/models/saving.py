@@ -1,5 +1,6 @@
 """Saves a trained model as a standard Transformers or PEFT folder."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -9,8 +10,9 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.hub_files import PROCESSOR_FILES
 from hfkit.models.generation import stop_ids
-from hfkit.records.source import read_json
+from hfkit.records.source import find_file, read_json
 
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Settings that decide whether others are valid; they are set first.
@@ -25,7 +27,8 @@ def save_model(
 ) -> None:
     """Save the weights (only those of the adapter, if any), the tokenizer and the generation config.
 
-    An adapter is saved without the base's embeddings, which do not change: hfkit adds no tokens.
+    An adapter is saved without the base's embeddings, which do not change: hfkit adds no tokens. A whole multimodal
+    model gets the files with which its base reads images.
 
     Args:
         weights: weights by their names in the model; None: those of the model.
@@ -37,12 +40,25 @@ def save_model(
     model.save_pretrained(folder, **options)
     (folder / "README.md").unlink(missing_ok=True)  # peft's card names the base by its local path
     tokenizer.save_pretrained(folder)
+    if not isinstance(model, PeftModel) and model.config.get_text_config() is not model.config:
+        copy_processor(model.name_or_path, folder)
     if model.can_generate():
         generation = model.generation_config
         generation.pad_token_id = tokenizer.pad_token_id
         ends = stop_ids(generation, tokenizer)
         generation.eos_token_id = ends[0] if generation.eos_token_id is None and len(ends) == 1 else ends
         generation.save_pretrained(folder)
+
+
+def copy_processor(path: str, folder: Path) -> None:
+    """Copy the files with which the model at a path reads images and sound; warn if the Hub does not answer."""
+    try:
+        files = [find_file(path, name) for name in PROCESSOR_FILES] if path else []
+    except HfkitError as error:  # the trained weights are already saved
+        warn(f"the result cannot read images: copy {', '.join(PROCESSOR_FILES)} of {path} into its folder\n{error}")
+        return
+    for file in filter(None, files):
+        shutil.copyfile(file, folder / file.name)
 
 
 def require_generation_config(path: str, revision: str = "main") -> None:

@@ -15,7 +15,7 @@ from hfkit.data.built_in_templates import BUILT_IN_TOKENS, read_built_in, tokens
 from hfkit.data.rendering import TODAY, require_usable, set_template_kwargs, template_variables, writes_today
 from hfkit.data.system_prompt import set_system_prompt, system_prompt_of
 from hfkit.models.tokenizer_bounds import tokenizer_fault
-from hfkit.records.source import Source, find_file
+from hfkit.records.source import Source, find_file, read_json
 
 # Tokens of common vocabularies that never occur in a conversation, in order of preference for padding.
 PAD_CANDIDATES = (
@@ -31,7 +31,9 @@ PAD_CANDIDATES = (
 
 OWN_TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
 """A folder with one of these files has a tokenizer."""
-TEMPLATE_FILE = "chat_template.jinja"
+PROCESSOR_TEMPLATE = "chat_template.json"
+"""The file in which older multimodal models have their chat template. Transformers reads it for processors only."""
+READ_FILES = (*OWN_TOKENIZER, "chat_template.jinja", PROCESSOR_TEMPLATE)
 
 
 class PadTokenError(HfkitError):
@@ -79,6 +81,9 @@ def read_tokenizer(
         raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
     if tokenizer.eos_token is None:
         raise HfkitError(f"the tokenizer of {path} has no EOS token to end a text: set eos_token in its config")
+    template = (read_json(folder, PROCESSOR_TEMPLATE) or {}).get("chat_template")
+    if not tokenizer.chat_template and isinstance(template, str):
+        tokenizer.chat_template = template
     recorded = system_prompt_of(tokenizer)
     choose_template(tokenizer, path, chat_template)
     require_usable(tokenizer, path if chat_template is None else chat_template)
@@ -198,7 +203,7 @@ def load_tokenizer(
 def cached_tokenizer(path: str, revision: str, pad_token: str | None, chat_template: str | None = None):
     """Return the tokenizer at a path, which no caller changes; load it once while its files are unchanged."""
     source = Source.of(path, revision)
-    files = [Path(folder) / name for folder in (source.path, source.base) for name in (*OWN_TOKENIZER, TEMPLATE_FILE)]
+    files = [Path(folder) / name for folder in (source.path, source.base) for name in READ_FILES]
     files += [Path(chat_template)] if chat_template else []
     state = [file_hash(file) for file in files if file.is_file()]
     return _cached_tokenizer(path, revision, pad_token, chat_template, source.base, *state)

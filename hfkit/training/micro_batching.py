@@ -25,7 +25,7 @@ from hfkit.models.adapter_inputs import keep_input_dtype
 from hfkit.models.micro_batches import batches_by_length, call_tokens, micro_batches, round_up
 from hfkit.models.sft_loss import ROUTER_KEY
 from hfkit.models.shared_prefixes import PADDING
-from hfkit.training.sharding import is_sharded, reduce_in_float32
+from hfkit.training.sharding import is_sharded, reduce_in_float32, shard_present_layers
 
 Batch = dict[str, torch.Tensor]
 
@@ -46,6 +46,7 @@ class MicroBatching(KeepsLogs, Trainer):
         self.max_tokens = max_tokens
         super().__init__(*args, **kwargs)
         reduce_in_float32(self.accelerator)
+        shard_present_layers(self.model, self.accelerator)
         if router_loss_config(self) is not None or self.is_deepspeed_enabled:
             # that loss is not a sum over tokens; and DeepSpeed's engine counts the passes of a step itself
             self.max_tokens = None

@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hfkit.core.compat import load_checkpoint_weights
 from hfkit.core.console import is_main_process
@@ -48,6 +49,17 @@ def reduce_in_float32(accelerator: Accelerator) -> None:
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None and plugin.mixed_precision_policy is not None:
         plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
+
+
+def shard_present_layers(model: PreTrainedModel | PeftModel, accelerator: Accelerator) -> None:
+    """Make FSDP2 shard the layers that a model has, unless the launch names their classes.
+
+    Accelerate's default also names classes of parts that a multimodal architecture may have, and fails without them.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    layers = {type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)}
+    if plugin is not None and plugin.transformer_cls_names_to_wrap is None and layers:
+        plugin.transformer_cls_names_to_wrap = sorted(layers)
 
 
 def load_checkpoint(trainer: Trainer, checkpoint: str) -> None:

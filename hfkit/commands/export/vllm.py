@@ -5,6 +5,9 @@ import shutil
 from pathlib import Path
 
 from peft import LoraConfig, PeftType
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hfkit.commands.export.job import ExportJob
@@ -13,8 +16,10 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import LOADED_FILES, matches
 from hfkit.hub.model_files import list_files
+from hfkit.models.adapter_shape import on_meta
 from hfkit.models.adapter_support import base_change, require_supported
 from hfkit.models.model_config import context_tokens, read_config
+from hfkit.models.multimodal import is_text_model_of, stored_names
 from hfkit.records.base import require_own_base
 from hfkit.records.source import Source
 
@@ -26,6 +31,8 @@ NOT_SERVED = (
     *("rank_pattern", "alpha_pattern", "lora_bias", "alora_invocation_tokens", "use_bdlora", "use_qalora"),
 )
 """Settings of an adapter that vLLM rejects or ignores, at least in one of the versions 0.26 to 0.33."""
+PEFT_PREFIX = "base_model.model."
+"""Precedes the name of the adapted layer in an adapter's weights."""
 VLLM_README = """## Serve with vLLM
 
 In this folder:
@@ -53,6 +60,8 @@ def export_vllm(job: ExportJob, folder: Path) -> None:
         require_served(source)
     if source.adapter is None or job.keep_adapter:
         copy_files(source, folder)
+        if is_on_text_model(source):
+            name_as_base(source, folder)
     else:
         job.merge_into(folder, DTYPES_SERVED[job.dtype or "bf16"])
     if job.keep_adapter:  # otherwise vLLM uses the chat template and the stop tokens of the base
@@ -87,6 +96,35 @@ def copy_files(source: Source, folder: Path) -> None:
         if matches(name, (*LOADED_FILES, "README.md")):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(model / name, folder / name)
+
+
+def is_on_text_model(source: Source) -> bool:
+    """Return whether a source is an adapter on the text model of a multimodal base."""
+    if source.adapter is None:
+        return False
+    return is_text_model_of(source.base, read_config(source.base, source.base_revision), source.base_revision)
+
+
+def name_as_base(source: Source, folder: Path) -> None:
+    """Give the weights of an adapter in a folder the names of its base, see `stored_names`.
+
+    vLLM loads a multimodal base as a whole, and ignores an adapter's weights with other names.
+    """
+    text_model = on_meta(read_config(source.base, source.base_revision), AutoModelForCausalLM)
+    stored, file = stored_names(text_model, source.base, source.base_revision), folder / SAFETENSORS_WEIGHTS_NAME
+    weights = load_file(file)
+    renamed = {PEFT_PREFIX + stored(name.removeprefix(PEFT_PREFIX)): weight for name, weight in weights.items()}
+    save_file(renamed, file, metadata={"format": "pt"})
+
+
+def served_folder(source: Source, copy: Path) -> str:
+    """Return the folder of an adapter for vLLM: its own, or a copy with the names of its multimodal base."""
+    if not is_on_text_model(source):
+        return local_folder(source.path, source.revision, LOADED_FILES)
+    copy.mkdir()
+    copy_files(source, copy)
+    name_as_base(source, copy)
+    return str(copy)
 
 
 def serve_command(job: ExportJob, folder: Path, path: str) -> list[str]:

@@ -23,7 +23,7 @@ from packaging.version import InvalidVersion, Version
 from transformers import GenerationConfig
 
 from hfkit.commands.chat.models import LoadedModels
-from hfkit.commands.export.vllm import LORA_RANKS, require_served
+from hfkit.commands.export.vllm import LORA_RANKS, require_served, served_folder
 from hfkit.commands.serve.backends import Generated, Generation, ServingBackend
 from hfkit.commands.serve.guard import KEY_VARIABLE
 from hfkit.commands.serve.models import ServedModel
@@ -119,7 +119,7 @@ def uds_command(program: str, sources: dict[str, Source], dtype: str, context: i
 
     Args:
         sources: of the models by name.
-        uds: the Unix socket on which it listens.
+        uds: the Unix socket on which it listens; adapters that have to be changed are copied next to it.
     """
     first = base_source([*sources.values()])
     full = [name for name, source in sources.items() if source.adapter is None] or [BASE]
@@ -132,7 +132,8 @@ def uds_command(program: str, sources: dict[str, Source], dtype: str, context: i
     adapters = {name: source for name, source in sources.items() if source.adapter}
     if adapters:
         ranks = [(source.adapter or {}).get("r") or LORA_RANKS[0] for source in adapters.values()]
-        folders = {name: local_folder(source.path, source.revision, LOADED_FILES) for name, source in adapters.items()}
+        names = [*adapters]
+        folders = {name: served_folder(adapters[name], Path(f"{uds}-{names.index(name)}")) for name in names}
         command += ["--enable-lora", "--max-loras", str(len(adapters))]
         command += ["--max-lora-rank", str(next(rank for rank in LORA_RANKS if rank >= max(ranks)))]
         command += ["--lora-modules", *(f"{name}={Path(folder).resolve()}" for name, folder in folders.items())]
