@@ -226,9 +226,8 @@ class PPOTrainer(BasePPOTrainer):
         args, state = self.args, self.state
         folder = self.checkpoint_folder(state.global_step)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "trainer_state.json").unlink(
-            missing_ok=True
-        )  # left by an interrupted save; marks the folder as incomplete
+        # an interrupted save left it; without it, the folder counts as incomplete
+        (folder / "trainer_state.json").unlink(missing_ok=True)
         checkpoint.save_random_state(folder, args.process_index)
         self.accelerator.wait_for_everyone()
         checkpoint.save_weights(folder, self.trained_models)

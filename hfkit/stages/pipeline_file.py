@@ -52,9 +52,8 @@ def read_pipeline(path: Path) -> Pipeline:
         raise ConfigError(problems, source=str(path))
     pipeline = merge_pipelines(path, content, problems, (path.resolve(),))
     reported = {problem.key for problem in problems}
-    is_unsure = "extends" in reported or any(
-        problem.file for problem in problems
-    )  # a pipeline that cannot be read may have the key
+    # a pipeline that cannot be read may have the key
+    is_unsure = "extends" in reported or any(problem.file for problem in problems)
     if pipeline.output_dir is None and not is_unsure and "output_dir" not in reported:
         problems.append(Problem("output_dir", MISSING, "expected the folder that the stages write to"))
     if not pipeline.stages and not is_unsure and "stages" not in reported:

@@ -134,10 +134,8 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         """Return the score of each response of the sequences, float64 (R,), computed by all processes together."""
         first = np.cumsum([0, *(len(one.ends) for one in sequences)]).tolist()  # index of the first response of each
         scores = torch.zeros(first[-1], dtype=torch.float64, device=self.args.device)
-        lengths, size = (
-            [len(one.ids) for one in sequences],
-            2 * self.args.per_device_eval_batch_size,
-        )  # a pair has two sequences
+        lengths = [len(one.ids) for one in sequences]
+        size = 2 * self.args.per_device_eval_batch_size  # a pair has two sequences
         batches = batches_by_length(lengths, size, call_tokens(self.model))
         for turn in range(0, len(batches), self.accelerator.num_processes):
             index = turn + self.accelerator.process_index
