@@ -125,11 +125,16 @@ def test_what_does_not_fit_comes_with_flags(pipeline, capsys):
     assert "--reward.gradient_checkpointing true" in shown
 
 
-def test_another_gpu_is_planned_with_its_defaults(folder_of, tmp_path, capsys):
-    folder = folder_of({**LLAMA_8B, "dtype": "bfloat16"}, weights=False)
+@pytest.fixture(scope="module")
+def in_bfloat16(folder_of) -> str:
+    """`llama_8b` with weights in bfloat16."""
+    return folder_of({**LLAMA_8B, "dtype": "bfloat16"}, weights=False)
+
+
+def test_another_gpu_is_planned_with_its_defaults(in_bfloat16, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(ROWS["sft"][0]) + "\n")
-    settings = {"datasets": [{"path": str(rows)}], "use_peft": True, "model_name_or_path": folder}
+    settings = {"datasets": [{"path": str(rows)}], "use_peft": True, "model_name_or_path": in_bfloat16}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings | {"max_tokens_per_micro_batch": 2048}))
 
     def shown(*words, fits: bool = True) -> str:
@@ -145,11 +150,15 @@ def test_another_gpu_is_planned_with_its_defaults(folder_of, tmp_path, capsys):
     assert "sft: dtype: float32; gradient_checkpointing: off\n" in shown("--memory", "24", fits=False)
 
 
-def test_what_a_run_chooses_is_what_must_fit(folder_of, tmp_path, capsys):
-    folder = folder_of({**LLAMA_8B, "dtype": "bfloat16"}, weights=False)
+def test_what_a_run_chooses_is_what_must_fit(in_bfloat16, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(ROWS["sft"][0]) + "\n")
-    settings = {"datasets": [{"path": str(rows)}], "use_peft": True, "model_name_or_path": folder, "max_length": 2048}
+    settings = {
+        "datasets": [{"path": str(rows)}],
+        "use_peft": True,
+        "model_name_or_path": in_bfloat16,
+        "max_length": 2048,
+    }
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings))
     assert cli.main(["plan", str(tmp_path / "sft.yaml"), "--gpu", "24"]) == 0
     shown = capsys.readouterr().out

@@ -181,10 +181,10 @@ def test_the_hash_of_rows_does_not_depend_on_their_chunks(kind):
 
 
 def test_a_file_of_another_kind_is_found_again(tmp_path, tokenizer, cache):
-    rows = [{"prompt": f"Who is {n}?", "response": None if n % 50 == 0 else "Ann."} for n in range(3000)]
+    rows = [{"prompt": f"Who is {n}?", "response": None if n % 50 == 0 else "Ann."} for n in range(1200)]
     first = prepared(write(tmp_path / "a.jsonl", rows), tokenizer)[1]
     made = {file: file.stat().st_mtime_ns for file in cache.rglob("*")}
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet", row_group_size=700)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet", row_group_size=500)
     again = prepared(tmp_path / "b.parquet", tokenizer)[1]
     assert first["sources"][0]["sha256"] == again["sources"][0]["sha256"]
     assert {file: file.stat().st_mtime_ns for file in cache.rglob("*")} == made
