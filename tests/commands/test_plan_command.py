@@ -1,16 +1,12 @@
 """`hfkit plan`: steps and disk, what it advises, pipelines, what it refuses."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import python_path
 from pipelines import STAGES
 from planned import CPU, LLAMA, LLAMA_8B, LORA, ROOT, ROWS, plan_8b, run
 
@@ -228,14 +224,6 @@ def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
     assert "llamb" in reported(str(mine), "--stage", "sft", "--model_name_or_path", str(folder))
     encoder = folder_of({"model_type": "t5", "d_model": 32, "num_layers": 1}, weights=False)
     assert "t5 is not a causal language model" in reported(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
-
-
-def test_help_is_light():
-    code = "import hfkit.cli as c, sys\ntry: c.main(['plan', '-h'])\nfinally: print(HEAVY & {*sys.modules})"
-    code = code.replace("HEAVY", "{'torch', 'numpy', 'transformers', 'datasets'}")
-    env = os.environ | {"PYTHONPATH": python_path(ROOT)}
-    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert ran.stdout.startswith("usage: hfkit plan") and ran.stdout.endswith("\nset()\n")
 
 
 def test_rollouts_over_a_4_bit_base_hold_merged_copies_where_they_fit(llama_8b, tmp_path):

@@ -229,6 +229,7 @@ def test_a_run_stopped_by_the_kl_limit_still_counts_its_steps(stopped):
     assert record["episodes"] == 4 * record["steps"]
 
 
+@pytest.mark.slow
 def test_ppo_raises_the_reward(run_stage, base_dir, reward_dir, tmp_path):
     """A head that likes the end of text teaches the policy to end: responses grow shorter and rewards higher."""
     changes = {"learning_rate": 5e-3, "missing_eos_penalty": 5.0, "kl_coef": 0.0, "max_kl": 1000.0}
