@@ -47,7 +47,7 @@ def attack(commands, tmp_path, canary):
 
     def run(*argv: object, folder: Path = tmp_path) -> Ran:
         ran = commands.run(*argv, folder=folder, output=tmp_path / "output.txt", seconds=SECONDS)
-        assert ran.status in (0, 1, 2) and ran.seconds < SECONDS and ran.peak_bytes < BYTES, ran
+        assert ran.status in (0, 1, 2) and ran.peak_bytes < BYTES, ran  # killed after SECONDS, it has another status
         assert "Traceback" not in ran.output, ran.output
         assert not canary.exists(), f"code has run: {ran.output}"
         assert SECRET not in ran.output and not ESCAPES.search(ran.output), ran.output

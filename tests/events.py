@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 
-from forks import PAUSE
-from processes import LIMIT, Rank, be_command, start, wait
+from processes import TOO_LONG, be_command, start, wait
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a launch ended after an event: exit statuses, outputs and seconds of its processes."""
+    """How a launch ended after an event: exit statuses and outputs of its processes."""
 
     statuses: list[int]
     outputs: list[str]
-    seconds: list[float]
 
     @property
     def output(self) -> str:
@@ -50,16 +48,16 @@ class Outcome:
 
 
 def befall(event: Event, *work, **options) -> Outcome:
-    """Run `work`, a function and its arguments, in a launch with the event.
+    """Run `work`, a function and its arguments, in a launch with the event, after which all processes must end.
 
     See `processes.start` for the options.
     """
     with tempfile.TemporaryDirectory() as folder:
-        moment = Path(folder) / "moment"
-        ranks = start(work_with_event, event, moment, *work, **options)
-        ends = end_times(ranks)
-        since = float(moment.read_text()) if moment.exists() else float("inf")
-    return Outcome([one.status for one in ranks], [one.output for one in ranks], [end - since for end in ends])
+        ranks = wait(start(work_with_event, event, Path(folder) / "happened", *work, **options))
+        ended = Outcome([one.status for one in ranks], [one.output for one in ranks])
+        assert (Path(folder) / "happened").exists(), ended
+    assert TOO_LONG not in ended.output, ended.output
+    return ended
 
 
 def befall_command(event: Event, *argv: object, **options) -> Outcome:
@@ -67,20 +65,7 @@ def befall_command(event: Event, *argv: object, **options) -> Outcome:
     return befall(event, be_command, [*map(str, argv)], **options)
 
 
-def end_times(ranks: Sequence[Rank]) -> list[float]:
-    """Wait for the processes of a launch, and return when each of them ended."""
-    ends: dict[int, float] = {}
-    latest = time.time() + LIMIT
-    while len(ends) < len(ranks) and time.time() < latest:
-        time.sleep(PAUSE)
-        for index, one in enumerate(ranks):
-            if one.status is not None:
-                ends.setdefault(index, time.time())
-    wait([*ranks])
-    return [ends.get(index, float("inf")) for index in range(len(ranks))]
-
-
-def work_with_event(event: Event, moment: Path, target, *arguments) -> None:
+def work_with_event(event: Event, happened: Path, target, *arguments) -> None:
     """Run `target` in a process of a launch, with the event if it affects this rank."""
     owner, _, name = event.at.replace(":", ".:").rpartition(".")
     owner, name = resolve_name(owner.replace(".:", ":").rstrip(":")), name.removeprefix(":")
@@ -89,7 +74,7 @@ def work_with_event(event: Event, moment: Path, target, *arguments) -> None:
     def befallen(*given, **options):
         calls.append(name)
         if len(calls) == event.call and int(os.environ["RANK"]) in event.ranks:
-            moment.write_text(str(time.time()))
+            happened.touch()
             if isinstance(event.do, str):
                 raise resolve_name(event.do)("of the test")
             os.kill(os.getpid(), event.do)

@@ -123,7 +123,8 @@ class Server:
                 start = {"level": level, "argv": [], "cwd": str(ROOT), "env": self.env}
                 server(level - 1).ask(start, [theirs.fileno(), 2, 2])
                 return
-            env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+            own = ("PYTHONPATH", "PYTHONHASHSEED")  # hashes of strings differ from those of this process
+            env = {name: value for name, value in os.environ.items() if name not in own}
             command = [sys.executable, __file__, str(theirs.fileno())]
             given = {"stdin": subprocess.DEVNULL, "pass_fds": [theirs.fileno()], "cwd": ROOT}
             self.process = subprocess.Popen(command, env=env, **given)
@@ -277,11 +278,13 @@ def serve(level: int, asked: socket.socket) -> NoReturn:
 
 def load(level: int) -> None:
     """Import the modules of a level."""
+    gc.disable()  # as in conftest.py
     for module in MODULES[level]:
         with suppress(ModuleNotFoundError):  # TRL has no PPO since 1.13
             import_module(module)
     assert sys.modules.keys().isdisjoint(NOT_BELOW[level + 1 :])
     gc.freeze()
+    gc.enable()
 
 
 def run_to_the_end(code: str) -> NoReturn:

@@ -25,6 +25,8 @@ ON_GPU = os.environ.get("HFKIT_TEST_GPU") == "1"
 LIMIT = 240 if ON_GPU else 120
 """Seconds that a launch may take; on a GPU, kernels may have to be compiled first. A process that takes longer prints
 its traceback and is killed."""
+TOO_LONG = "Timeout ("
+"""What such a process prints."""
 CALL = """
 import pickle, sys
 given = sys.stdin.buffer

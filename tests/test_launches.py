@@ -11,7 +11,7 @@ import pytest
 import yaml
 from events import Event, befall, befall_command
 from interruption import assert_same_run
-from processes import be_command, free_port, launch_command, start, wait
+from processes import LIMIT, be_command, free_port, launch_command, start, wait
 from signals import interrupt
 from signals import start as start_command
 
@@ -96,7 +96,7 @@ def succeed(argv: list, **options) -> None:
 def test_a_signal_saves_the_step_in_both_and_the_resumed_run_ends_alike(argv_of, whole, tmp_path, stage, event, ranks):
     argv = argv_of(stage, tmp_path / stage)
     ended = befall_command(Event(event.at, event.do, event.call, ranks), *argv)
-    assert ended.statuses == [143, 143] and max(ended.seconds) < 30, ended.output
+    assert ended.statuses == [143, 143], ended.output
     assert ended.output.count(f"{stage}: 2 processes (ddp)") == 1
     assert ended.output.count(f"hfkit {stage}: interrupted by SIGTERM; to resume (with the same launcher)") == 1
     assert "Traceback" not in ended.output
@@ -111,8 +111,8 @@ def test_a_signal_saves_the_step_in_both_and_the_resumed_run_ends_alike(argv_of,
 )
 def test_a_signal_drops_what_is_sampled_in_all_processes(argv_of, whole, tmp_path, at):
     argv = argv_of("ppo", tmp_path / "ppo")
-    ended = befall_command(Event(at, signal.SIGTERM, 2, sleeps=60), *argv)
-    assert ended.statuses == [143, 143] and max(ended.seconds) < 30, ended.output
+    ended = befall_command(Event(at, signal.SIGTERM, 2, sleeps=2 * LIMIT), *argv)
+    assert ended.statuses == [143, 143], ended.output
     succeed(argv)
     assert_same_run(tmp_path / "ppo", whole("ppo"))
 
@@ -121,7 +121,7 @@ def test_a_signal_drops_what_is_sampled_in_all_processes(argv_of, whole, tmp_pat
 def test_other_signals_do_as_well(argv_of, whole, tmp_path, number):
     argv = argv_of("sft", tmp_path / "sft")
     ended = befall_command(Event(TRAINING.at, number, 3, (0,)), *argv)
-    assert ended.statuses == [130 if number == signal.SIGINT else 143] * 2 and max(ended.seconds) < 30, ended.output
+    assert ended.statuses == [130 if number == signal.SIGINT else 143] * 2, ended.output
     succeed(argv)
     assert_same_run(tmp_path / "sft", whole("sft"))
 
@@ -135,14 +135,14 @@ def test_what_ends_a_process_in_data_preparation_ends_the_one_that_waits(argv_of
         assert ended.statuses == [1, -signal.SIGKILL] and "hfkit: rank 1 (" in ended.outputs[0]
     else:
         assert ended.statuses == [143, 143]
-    assert max(ended.seconds) < 30 and not (tmp_path / stage).exists()
+    assert not (tmp_path / stage).exists()
 
 
 @pytest.mark.parametrize("event", PUBLISHING, ids=["publishing", "waiting"])
 def test_a_signal_at_the_end_loses_nothing(argv_of, whole, tmp_path, event):
     argv = argv_of("sft", tmp_path / "sft")
     ended = befall_command(event, *argv)
-    assert ended.statuses == [143, 143] and max(ended.seconds) < 30, ended.output
+    assert ended.statuses == [143, 143], ended.output
     assert 0 not in event.ranks or read_record(tmp_path / "sft")["status"] == "done"  # the run is published first
     succeed(argv)
     assert_same_run(tmp_path / "sft", whole("sft"))
@@ -165,7 +165,6 @@ def test_a_killed_process_ends_the_other_and_the_next_launch_resumes(argv_of, wh
     argv = argv_of(stage, tmp_path / stage)
     ended = befall_command(Event(event.at, signal.SIGKILL, event.call, (dead,)), *argv)
     assert (ended.statuses[dead], ended.statuses[1 - dead]) == (-signal.SIGKILL, 1)
-    assert max(ended.seconds) < 30
     assert f"rank {dead} (" in ended.outputs[1 - dead] and "Traceback" not in ended.output
     succeed(argv)
     assert_same_run(tmp_path / stage, whole(stage))
@@ -175,7 +174,7 @@ def test_a_killed_process_ends_the_other_and_the_next_launch_resumes(argv_of, wh
 def test_an_error_of_one_process_is_the_one_that_is_seen(argv_of, whole, tmp_path, error):
     argv = argv_of("sft", tmp_path / "sft")
     ended = befall_command(Event(TRAINING.at, error, 3), *argv)
-    assert ended.statuses == [1, 1] and max(ended.seconds) < 30
+    assert ended.statuses == [1, 1]
     expected = "the GPU is out of memory" if "Memory" in error else "RuntimeError: of the test"
     assert "rank 1 (" in ended.outputs[0] and expected in ended.outputs[0]
     assert "Traceback" not in ended.outputs[0]
@@ -193,7 +192,7 @@ def test_what_fsdp_shards_ends_and_resumes_as_well(argv_of, tmp_path, event):
     ended = befall_command(event, *argv, engine="fsdp2")
     killed = event.do == signal.SIGKILL
     assert ended.statuses == ([1, -signal.SIGKILL] if killed else [143, 143]), ended.output
-    assert max(ended.seconds) < 30 and ("rank 1 (" in ended.outputs[0]) == killed
+    assert ("rank 1 (" in ended.outputs[0]) == killed
     succeed(argv, engine="fsdp2")
     assert_same_run(tmp_path / "out", tmp_path / "whole")
 
@@ -213,7 +212,7 @@ def test_python_code_gets_the_error_of_the_other_process(config_of, tmp_path, ca
     config = settings_of(config_of("sft", tmp_path, **CHANGES["sft"])) | {"output_dir": str(tmp_path / "sft")}
     given = {key: value for key, value in config.items() if value is not None}
     ended = befall(Event(TRAINING.at, signal.SIGKILL, call), be_script, given)
-    assert ended.statuses == [7, -signal.SIGKILL] and max(ended.seconds) < 30
+    assert ended.statuses == [7, -signal.SIGKILL]
     assert "PeerError rank 1 (" in ended.outputs[0]
 
 

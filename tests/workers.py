@@ -33,6 +33,12 @@ with socket.socket(socket.AF_UNIX) as worker:
 """What runs where xdist starts a worker: it gives its streams to a fork, and ends with it."""
 
 
+def pytest_collection_finish():
+    """Collect garbage again, once all modules are imported."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config, specs) -> None:
     """Start the process that collects the tests, and have the workers forked from it."""

@@ -124,15 +124,7 @@ def test_people_label_on_a_page_and_the_pipeline_goes_on(tmp_path, data, sft_dir
     assert read_record(root / "round_1" / "ppo")["status"] == "done"
 
 
-def test_the_same_command_skips_what_is_done(done, capsys):
-    path, root = done
-    before = modification_times(root)
-    run_pipeline(path)
-    assert capsys.readouterr().out.count("already done") == 4
-    assert modification_times(root) == before
-
-
-def test_changed_labels_are_refused_by_the_stage_that_trained_on_them(done):
+def test_changed_labels_are_refused_by_the_stage_that_trained_on_them_and_unchanged_ones_are_skipped(done, capsys):
     path, root = done
     before, events = modification_times(root), root / "round_1" / "labels" / "judgements.jsonl"
     given = events.read_text()
@@ -143,7 +135,9 @@ def test_changed_labels_are_refused_by_the_stage_that_trained_on_them(done):
     with pytest.raises(HfkitError, match="round_1/reward"):
         run_pipeline(path)
     events.write_text(given)
+    capsys.readouterr()
     run_pipeline(path)  # with the labels of before, nothing is stale
+    assert capsys.readouterr().out.count("already done") == 4
     assert modification_times(root) == before
 
 
@@ -178,14 +172,28 @@ def test_a_changed_key_of_samples_or_labels_is_refused_before_anything_is_writte
     assert before in problem.remedy and str(root / "round_1") in problem.remedy and "output_dir" in problem.remedy
 
 
-def test_other_rows_in_the_file_of_the_prompts_are_refused_before_anything_is_written(tmp_path, data, sft_dir):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text((data / "prompts.jsonl").read_text())
-    path = write_rounds(tmp_path, data, sft_dir, {"count": 1, "prompts": [str(prompts)], "evaluate": {}})
-    kept = files_in(root := run_pipeline(path))
-    prompts.write_text('{"prompt": "What else?"}\n' + prompts.read_text())
+@pytest.fixture(scope="module")
+def single(tmp_path_factory, data, sft_dir):
+    """The file of a pipeline with one round and the folder of its runs: own prompts, pairs of its own, RLOO."""
+    folder = tmp_path_factory.mktemp("single")
+    prompts = shutil.copy(data / "prompts.jsonl", folder / "prompts.jsonl")
+    rounds = {"count": 1, "prompts": [str(prompts)], "evaluate": {}}
+    path = write_rounds(folder, data, sft_dir, rounds, reward={"datasets": [str(data / "pairs.jsonl")]})
+    content = yaml.safe_load(path.read_text())
+    del content["stages"]["ppo"]
+    content["stages"]["rloo"] = {"model_name_or_path": str(sft_dir), **TINY["rloo"][1], "datasets": [str(prompts)]}
+    path.write_text(yaml.safe_dump(content))
+    return path, run_pipeline(path)
+
+
+def test_other_rows_in_the_file_of_the_prompts_are_refused_before_anything_is_written(single):
+    path, root = single
+    prompts, kept = path.parent / "prompts.jsonl", files_in(root)
+    given = prompts.read_text()
+    prompts.write_text('{"prompt": "What else?"}\n' + given)
     with pytest.raises(HfkitError, match="round_1/samples"):
         run_pipeline(path)
+    prompts.write_text(given)
     assert files_in(root) == kept
 
 
@@ -228,11 +236,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(done, tmp_path):
         ]
 
 
-def test_labels_become_pairs_after_pairs_of_the_reward_models_own(tmp_path, data, sft_dir):
-    pairs = str(data / "pairs.jsonl")
-    root = run_pipeline(
-        write_rounds(tmp_path, data, sft_dir, {"count": 1, "evaluate": {}}, reward={"datasets": [pairs]})
-    )
+def test_labels_become_pairs_after_pairs_of_the_reward_models_own(single, data):
+    pairs, (_, root) = str(data / "pairs.jsonl"), single
     config = read_record(root / "round_1" / "reward")["config"]
     assert [entry["path"] for entry in config["datasets"]] == [pairs, str(root / "round_1" / "labels" / "pairs.jsonl")]
     rows = [json.loads(line) for line in (root / "round_1" / "labels" / "pairs.jsonl").read_text().splitlines()]
@@ -240,14 +245,8 @@ def test_labels_become_pairs_after_pairs_of_the_reward_models_own(tmp_path, data
     assert "score" not in read_json_mapping(root / "rounds.json")["rounds"][1]
 
 
-def test_rounds_run_whichever_stage_samples_responses(tmp_path, data, sft_dir):
-    path = write_rounds(tmp_path, data, sft_dir, {"count": 1, "evaluate": {}})
-    content = yaml.safe_load(path.read_text())
-    del content["stages"]["ppo"]
-    prompts = str(data / "prompts.jsonl")
-    content["stages"]["rloo"] = {"model_name_or_path": str(sft_dir), **TINY["rloo"][1], "datasets": [prompts]}
-    path.write_text(yaml.safe_dump(content))
-    root = run_pipeline(path)
+def test_rounds_run_whichever_stage_samples_responses(single, sft_dir):
+    _, root = single
     starts = [one["path"] for one in read_record(root / "round_1" / "rloo")["lineage"]]
     assert starts == [str(sft_dir), str(root / "round_1" / "reward")]
 

@@ -24,8 +24,9 @@ def test_two_swapped_characters_are_found_in_every_name(known):
 
 @pytest.mark.parametrize("known", [[*all_verbs()], KEYS], ids=["verbs", "keys"])
 def test_a_missing_or_additional_character_is_found_unless_two_names_are_as_near(known):
-    typos = {name[:i] + name[i + 1 :]: name for name in known for i in range(len(name))}
-    typos |= {name[:i] + "x" + name[i:]: name for name in known for i in range(len(name) + 1)}
+    some = known[::3]  # all of them take seconds
+    typos = {name[:i] + name[i + 1 :]: name for name in some for i in range(len(name))}
+    typos |= {name[:i] + "x" + name[i:]: name for name in some for i in range(len(name) + 1)}
     wrong = [typo for typo, name in typos.items() if typo not in known and nearest(typo, known) != name]
     assert len(wrong) < 0.02 * len(typos)
 

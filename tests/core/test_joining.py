@@ -103,7 +103,6 @@ def test_a_killed_process_ends_those_that_compute(dead):
     ended = befall(Event(STEP, signal.SIGKILL, ranks=[dead], hangs=True), work)
     other = 1 - dead
     assert (ended.statuses[dead], ended.statuses[other]) == (-signal.SIGKILL, 1)
-    assert ended.seconds[other] < 15
     assert f"rank {dead} (" in ended.outputs[other] and "it was killed" in ended.outputs[other]
 
 
@@ -132,7 +131,6 @@ def test_an_error_of_all_processes_is_printed_once():
 def test_a_signal_to_one_process_reaches_the_other(number, status):
     ended = befall(Event(STEP, number, hangs=True), work)
     assert ended.statuses == [status, status]
-    assert max(ended.seconds) < 20
 
 
 def work_among_foreign_processes() -> None:

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -17,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import python_path
-from forks import Fork
+from forks import Fork, run
 from transformers import AutoTokenizer
 
 from hfkit.config.fields import DatasetEntry
@@ -46,6 +44,7 @@ from datasets.fingerprint import Hasher
 from transformers import AutoTokenizer
 from hfkit.data.caching import function_identity
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+assert hash("a") != int(sys.argv[2])
 print(Hasher.hash(function_identity(partial(print, tokenizer=tokenizer, max_length=64))))
 """
 
@@ -135,8 +134,9 @@ def test_several_processes_give_the_same_rows(tmp_path, tokenizer, monkeypatch):
 
 
 def test_another_process_finds_what_this_one_made(tokenizer_dir):
-    env = os.environ | {"PYTHONPATH": python_path(Path(caching.__file__).parents[2]), "PYTHONHASHSEED": "7"}
-    there = subprocess.run([sys.executable, "-c", FRESH, tokenizer_dir], env=env, capture_output=True, text=True)
+    """One whose server was started with another seed for the hashes of strings."""
+    env = os.environ | {"PYTHONPATH": python_path(Path(caching.__file__).parents[2])}
+    there = run(FRESH, tokenizer_dir, hash("a"), env=env)
     fresh = AutoTokenizer.from_pretrained(tokenizer_dir)
     here = datasets.fingerprint.Hasher.hash(function_identity(partial(print, max_length=64, tokenizer=fresh)))
     assert there.stdout.strip() == here, there.stderr
@@ -181,10 +181,10 @@ def test_the_hash_of_rows_does_not_depend_on_their_chunks(kind):
 
 
 def test_a_file_of_another_kind_is_found_again(tmp_path, tokenizer, cache):
-    rows = [{"prompt": f"Who is {n}?", "response": None if n % 50 == 0 else "Ann."} for n in range(3000)]
+    rows = [{"prompt": f"Who is {n}?", "response": None if n % 50 == 0 else "Ann."} for n in range(1200)]
     first = prepared(write(tmp_path / "a.jsonl", rows), tokenizer)[1]
     made = {file: file.stat().st_mtime_ns for file in cache.rglob("*")}
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet", row_group_size=700)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet", row_group_size=500)
     again = prepared(tmp_path / "b.parquet", tokenizer)[1]
     assert first["sources"][0]["sha256"] == again["sources"][0]["sha256"]
     assert {file: file.stat().st_mtime_ns for file in cache.rglob("*")} == made

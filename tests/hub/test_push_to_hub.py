@@ -61,7 +61,7 @@ def test_a_pipeline_makes_four_repositories_of_one_lineage(runs, hub_server, use
     assert "not on the Hub" not in ran.stdout
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sft(runs, ann, folder):
     """sft(name, *flags): SFT on the base of `runs`, into a folder of that name, to be pushed."""
 
@@ -72,9 +72,14 @@ def sft(runs, ann, folder):
     return run
 
 
-def test_every_save_pushes_checkpoints_and_does_not_change_training(runs, sft, folder, hub_server):
+@pytest.fixture(scope="module")
+def each(sft):
+    """SFT whose checkpoints are pushed: `ann/each`."""
     ran = sft("each", "--hub_strategy", "every_save")
     assert ran.status == 0, ran.stderr
+
+
+def test_every_save_pushes_checkpoints_and_does_not_change_training(runs, each, folder, hub_server):
     repo = hub_server.store.repo("ann/each")
     assert repo.private
     assert [commit.title for commit in repo.history()] == ["hfkit push: sft", "step 6", "step 3", "initial commit"]
@@ -114,9 +119,8 @@ def test_training_continues_without_the_hub_and_prints_push_commands(ann, pipeli
     assert uploaded == (folder / "down" / "sft" / "adapter_model.safetensors").read_bytes()
 
 
-def test_running_a_finished_stage_again_pushes_it(sft, hub_server):
-    assert sft("again").status == 0
-    ran = sft("again", "--hub_model_id", "ann/elsewhere")
+def test_running_a_finished_stage_again_pushes_it(sft, each, hub_server):
+    ran = sft("each", "--hub_model_id", "ann/elsewhere")
     assert "already done" in ran.stdout
     assert ("model", "ann/elsewhere") in hub_server.store.repos
 

@@ -142,7 +142,7 @@ def test_the_text_model_computes_as_in_the_whole_one(architecture, checkpoint):
 @pytest.mark.parametrize("architecture", mostly_slow(MODELS, ["mistral3", "qwen3_5"]))
 def test_all_stages_train_it_and_what_they_save_opens_without_hfkit(architecture, checkpoint, run_stage, tmp_path):
     base = checkpoint(architecture)
-    sft = run_stage("sft", tmp_path / "sft", model_name_or_path=base, learning_rate=1e-2)
+    sft = run_stage("sft", tmp_path / "sft", model_name_or_path=base, learning_rate=1e-2, max_steps=2)
     names = [*load_file(sft / "adapter_model.safetensors")]
     assert names and not any(part in name for name in names for part in ("vision", "visual", "projector"))
     assert not torch.allclose(logits_at(sft), logits_at(base), atol=1e-3)
@@ -150,7 +150,7 @@ def test_all_stages_train_it_and_what_they_save_opens_without_hfkit(architecture
     scores = hfkit.load_reward(str(reward))
     assert torch.allclose(last_hidden(scores.model), last_hidden(hfkit.load_policy(str(sft))[0]), atol=1e-5)
     models = {"model_name_or_path": str(sft), "reward_model_path": str(reward)}
-    ppo = run_stage("ppo", tmp_path / "ppo", **models, learning_rate=1e-9)
+    ppo = run_stage("ppo", tmp_path / "ppo", **models, learning_rate=1e-9, total_episodes=4, num_ppo_epochs=1)
     assert torch.allclose(logits_at(ppo), logits_at(sft), atol=1e-5)
     merged = merge(str(sft), tmp_path / "merged", "float32")
     assert torch.allclose(logits_at(merged), logits_at(sft), atol=1e-4)
@@ -209,14 +209,14 @@ def test_a_merged_model_from_the_hub_reads_images(checkpoint, tokenizer, run_sta
 @pytest.mark.parametrize("architecture", mostly_slow(MODELS, ["mistral3"]))
 def test_a_whole_model_resumes_with_the_weights_of_its_checkpoint(architecture, checkpoint, run_stage, tmp_path):
     """The names of weights in files are older than those of modules, and a trainer would ignore them."""
-    changes = {"model_name_or_path": checkpoint(architecture), "use_peft": None, "lora_r": None, "max_steps": 4}
-    changes |= {"save_steps": 2, "save_total_limit": None, "learning_rate": 1e-2}
+    changes = {"model_name_or_path": checkpoint(architecture), "use_peft": None, "lora_r": None, "max_steps": 2}
+    changes |= {"save_steps": 1, "save_total_limit": None, "learning_rate": 1e-2}
     whole = run_stage("sft", tmp_path / "whole", **changes)
-    stopped = stopped_copy(whole, tmp_path / "stopped", 2)
+    stopped = stopped_copy(whole, tmp_path / "stopped", 1)
     run_stage("sft", stopped, **changes, resume_from_checkpoint=True)
     ends = [load_file(folder / "model.safetensors") for folder in (whole, stopped)]
     assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
-    assert torch.equal(logits_at(whole / "checkpoint-4"), logits_at(whole))
+    assert torch.equal(logits_at(whole / "checkpoint-2"), logits_at(whole))
 
 
 @made

@@ -110,9 +110,13 @@ def update(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str]) -> No
     torch.save(found, folder / f"rank-{os.environ.get('RANK', 'none')}.pt")
 
 
-def check_updates(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str], world: int) -> None:
-    """Each process has the metrics and weights of one alone, up to the order of sums, and holds a shard in between."""
-    launch(update, tokenizer_dir, folder, rows, cases, engine="fsdp2", world=world)
+def check_updates(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str], world: int, work=update) -> None:
+    """Each process has the metrics and weights of one alone, up to the order of sums, and holds a shard in between.
+
+    Args:
+        work: what the processes do: `update`, and maybe more.
+    """
+    launch(work, tokenizer_dir, folder, rows, cases, engine="fsdp2", world=world)
     update(tokenizer_dir, folder, rows, cases)
     alone, *ranks = (torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in ("none", *range(world)))
     for case, expected in alone.items():
@@ -122,10 +126,6 @@ def check_updates(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str]
         for one in ranks:
             assert one[case]["metrics"] == pytest.approx(expected["metrics"], rel=1e-12, abs=1e-14), case
             torch.testing.assert_close(one[case]["weights"], expected["weights"], rtol=0, atol=1e-12, msg=case)
-
-
-def test_sharded_processes_make_the_updates_of_one(tokenizer_dir, tmp_path):
-    check_updates(tokenizer_dir, tmp_path, rows=8, cases=["plain"], world=WORLD)
 
 
 @pytest.mark.distributed
@@ -203,8 +203,13 @@ def interrupt(*_) -> None:
     raise KeyboardInterrupt
 
 
-def test_replies_are_those_of_the_whole_policy_however_long_in_each_process(tokenizer_dir, tmp_path):
-    launch(sample, tokenizer_dir, tmp_path, engine="fsdp2")
+def update_and_sample(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str]) -> None:
+    update(tokenizer_dir, folder, rows, cases)
+    sample(tokenizer_dir, folder)
+
+
+def test_sharded_processes_make_the_updates_of_one_and_sample_from_the_whole_policy(tokenizer_dir, tmp_path):
+    check_updates(tokenizer_dir, tmp_path, rows=8, cases=["plain"], world=WORLD, work=update_and_sample)
 
 
 def train(config) -> None:

@@ -54,8 +54,23 @@ def callback(monkeypatch):
     return add
 
 
+@pytest.fixture(scope="module")
+def steady(run_stage, tmp_path_factory):
+    """Five updates; every second one is sampled and saved."""
+    changes = {"max_steps": 5, "sample_steps": 2, "save_steps": 2, "save_total_limit": 1}
+    return run_stage("ppo", tmp_path_factory.mktemp("steady") / "out", **changes)
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_stage, tmp_path_factory):
+    """Three updates on six prompts, which are evaluated after the second and the last."""
+    changes = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 2, **HELD_OUT}
+    return run_stage("ppo", tmp_path_factory.mktemp("evaluated") / "out", **changes)
+
+
 def test_max_steps_beats_total_episodes_and_the_schedule_is_as_long(run):
-    folder = run(max_steps=3, total_episodes=400)
+    folder = run(max_steps=3, total_episodes=400, save_strategy="no")
+    assert checkpoints(folder) == []
     assert (read_record(folder)["steps"], read_record(folder)["episodes"]) == (3, 12)
     assert [row["lr"] for row in rows_with(folder, "lr")] == pytest.approx([2e-3 / 3, 1e-3 / 3, 0.0])
 
@@ -69,9 +84,10 @@ def test_epochs_are_passes_over_the_prompts(run):
     assert (read_record(folder)["steps"], rows_with(folder, "epoch")[-1]["epoch"]) == (4, 2.0)
 
 
-def test_a_line_is_the_mean_of_the_updates_since_the_last(run_stage, tmp_path):
-    each, some = (run_stage("ppo", tmp_path / str(n), max_steps=5, logging_steps=n) for n in (1, 2))
-    each, some = rows_with(each, "objective/kl"), rows_with(some, "objective/kl")
+def test_a_line_is_the_mean_of_the_updates_since_the_last_and_each_epoch_is_saved(run, steady):
+    folder = run(max_steps=5, logging_steps=2, save_strategy="epoch", save_total_limit=9)
+    assert checkpoints(folder) == [2, 4, 5]
+    each, some = rows_with(steady, "objective/kl"), rows_with(folder, "objective/kl")
     assert [row["step"] for row in some] == [2, 4, 5]
     for row, part in zip(some, (each[:2], each[2:4], each[4:]), strict=True):
         for name in ("objective/kl", "objective/scores", "loss/value_avg", "policy/grad_norm"):
@@ -79,39 +95,30 @@ def test_a_line_is_the_mean_of_the_updates_since_the_last(run_stage, tmp_path):
         assert row["episode"] == part[-1]["episode"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        slow({"save_steps": 2, "save_total_limit": 9}, [2, 4, 5]),
-        ({"save_steps": 2, "save_total_limit": 1}, [5]),
-        slow({"save_steps": 0.4, "save_total_limit": 9}, [2, 4, 5]),
-        ({"save_strategy": "no"}, []),
-        ({"save_strategy": "epoch", "save_total_limit": 9}, [2, 4, 5]),
-    ],
-    ids=str,
-)
-def test_checkpoints_are_where_the_strategy_says(run, changes, expected):
-    assert checkpoints(run(max_steps=5, **changes)) == expected
+@pytest.mark.slow
+@pytest.mark.parametrize("save_steps", [2, 0.4])
+def test_checkpoints_are_where_the_strategy_says(run, save_steps):
+    assert checkpoints(run(max_steps=5, save_steps=save_steps, save_total_limit=9)) == [2, 4, 5]
 
 
-@pytest.mark.parametrize(
-    ("changes", "steps"),
-    [({"eval_strategy": "steps", "eval_steps": 2}, [2, 4, 5]), slow({"eval_strategy": "epoch"}, [2, 3, 5])],
-    ids=str,
-)
-def test_evaluation_is_where_the_strategy_says_and_moves_nothing(run_stage, tmp_path, changes, steps):
-    """Six prompts to train on and batches of four: passes end in updates 2, 3 and (the run) 5."""
-    with_it = run_stage("ppo", tmp_path / "with", max_steps=5, **HELD_OUT, **changes)
-    rows = rows_with(with_it, "eval_reward")
-    assert [row["step"] for row in rows] == steps
+def test_evaluation_is_where_the_strategy_says_and_moves_nothing(run, evaluated):
+    rows = rows_with(evaluated, "eval_reward")
+    assert [row["step"] for row in rows] == [2, 3]
     assert all({"eval_kl", "eval_entropy", "eval_length"} <= row.keys() for row in rows)
+    assert same(policy_of(evaluated), policy_of(run(max_steps=3, **HELD_OUT)))
+
+
+@pytest.mark.slow
+def test_evaluation_is_at_the_end_of_each_pass(run_stage, tmp_path):
+    """Six prompts to train on and batches of four: passes end in updates 2, 3 and (the run) 5."""
+    with_it = run_stage("ppo", tmp_path / "with", max_steps=5, eval_strategy="epoch", **HELD_OUT)
+    assert [row["step"] for row in rows_with(with_it, "eval_reward")] == [2, 3, 5]
     assert same(policy_of(with_it), policy_of(run_stage("ppo", tmp_path / "without", max_steps=5, **HELD_OUT)))
 
 
-def test_the_last_evaluation_is_what_the_record_says_of_the_policy(run):
+def test_the_last_evaluation_is_what_the_record_says_of_the_policy(evaluated):
     """Both sample the held-out prompts with one seed."""
-    folder = run(max_steps=3, eval_strategy="steps", eval_steps=1, **HELD_OUT)
-    last, metrics = rows_with(folder, "eval_reward")[-1], read_record(folder)["metrics"]
+    last, metrics = rows_with(evaluated, "eval_reward")[-1], read_record(evaluated)["metrics"]
     assert last["eval_reward"] == pytest.approx(metrics["eval_reward_ppo"], abs=1e-5)
     assert last["eval_kl"] == pytest.approx(metrics["eval_kl"], abs=1e-4)
 
@@ -140,14 +147,14 @@ def test_early_stopping_stops_when_patience_is_at_an_end(run, load_best):
     assert read_record(folder)["status"] == "done"
 
 
-def test_samples_of_the_rollouts_are_written_as_often_as_asked(run):
-    folder = run(max_steps=5, sample_steps=2)
-    rows = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+def test_samples_of_the_rollouts_are_written_and_checkpoints_saved_as_often_as_asked(steady):
+    assert checkpoints(steady) == [5]
+    rows = [json.loads(line) for line in (steady / "rollouts.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2] * 4 + [4] * 4
     assert all({"prompt", "reply", "score", "kl"} < row.keys() for row in rows)
     scores = [row["score"] for row in rows[:4]]
     assert scores == sorted(scores, reverse=True)
-    assert sum(scores) / 4 == pytest.approx(rows_with(folder, "objective/scores")[1]["objective/scores"], abs=1e-3)
+    assert sum(scores) / 4 == pytest.approx(rows_with(steady, "objective/scores")[1]["objective/scores"], abs=1e-3)
 
 
 @pytest.mark.parametrize("estimator", ["k1", slow("k3")])

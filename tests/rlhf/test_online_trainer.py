@@ -304,13 +304,13 @@ def test_dropout_that_is_not_a_module_is_off(make, tokenizer, tmp_path, stage):
 
 @pytest.mark.parametrize("stage", mostly_slow(CLASSES, ["grpo"]))
 def test_the_reward_of_an_easy_function_rises(make, tmp_path, stage):
-    file = tmp_path / "red.py"
-    file.write_text("def red(prompts, replies, **_):\n    return [1.0 * ('red' in reply) for reply in replies]\n")
+    file, count = tmp_path / "letters.py", "sum(one.islower() for one in reply)"
+    file.write_text(f"def letters(prompts, replies, **_):\n    return [float({count}) for reply in replies]\n")
     trainer = make(
         stage,
-        reward_functions=[f"{file}:red"],
-        max_steps=40,
-        learning_rate=4e-3,
+        reward_functions=[f"{file}:letters"],
+        max_steps=8,
+        learning_rate=1e-2,
         per_device_train_batch_size=16,
         num_generations=8,
         beta=0.001,
@@ -318,5 +318,4 @@ def test_the_reward_of_an_easy_function_rises(make, tmp_path, stage):
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     rewards = [log["objective/scores"] for log in trainer.state.log_history if "objective/scores" in log]
-    first, last = sum(rewards[:4]) / 4, sum(rewards[-4:]) / 4
-    assert last > 1.5 * first, rewards
+    assert sum(rewards[-4:]) / 4 > 1.5 * rewards[0], rewards

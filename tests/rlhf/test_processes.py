@@ -51,9 +51,8 @@ def update(tokenizer_dir: Path, folder: Path, accumulation: int) -> None:
     torch.save({"metrics": metrics, "weights": weights, "taken": taken}, folder / f"rank-{rank}.pt")
 
 
-def test_two_processes_make_the_update_of_one(tokenizer_dir, tmp_path):
-    launch(update, tokenizer_dir, tmp_path, 2)
-    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD))
+def test_two_processes_make_the_update_of_one(tokenizer_dir, in_two, tmp_path):
+    first, second = in_two("update")
     try:
         update(tokenizer_dir, tmp_path, 4)
     finally:
@@ -79,9 +78,8 @@ def evaluation(tokenizer_dir: Path, folder: Path) -> None:
     torch.save(kept, folder / f"rank-{trainer.args.process_index}.pt")
 
 
-def test_an_evaluation_is_the_same_in_one_process_and_in_two(tokenizer_dir, tmp_path):
-    launch(evaluation, tokenizer_dir, tmp_path)
-    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD))
+def test_an_evaluation_is_the_same_in_one_process_and_in_two(tokenizer_dir, in_two, tmp_path):
+    first, second = in_two("evaluation")
     try:
         evaluation(tokenizer_dir, tmp_path)
     finally:
@@ -130,10 +128,33 @@ def gradients(tokenizer_dir: Path, folder: Path, bucket: int) -> None:
     torch.save((sums, len(wrapped)), folder / f"rank-{rank}.pt")
 
 
-@pytest.mark.parametrize("bucket", [100, updating.BUCKET])
-def test_gradients_are_summed_where_one_process_has_none(tokenizer_dir, tmp_path, bucket):
-    launch(gradients, tokenizer_dir, tmp_path, bucket)
-    (sums, wrapped), other = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD))
+PARTS = {
+    "gradients in buckets": (gradients, 100),
+    "gradients": (gradients, updating.BUCKET),
+    "evaluation": (evaluation,),
+    "update": (update, 2),
+}
+
+
+def work(tokenizer_dir: Path, root: Path) -> None:
+    """Be a process of the launch of `in_two`."""
+    for name, (part, *arguments) in PARTS.items():
+        part(tokenizer_dir, root / name, *arguments)
+
+
+@pytest.fixture(scope="module")
+def in_two(tokenizer_dir, tmp_path_factory):
+    """in_two(name) -> what each of two processes, launched once, has found in one of `PARTS`."""
+    root = tmp_path_factory.mktemp("processes")
+    for name in PARTS:
+        (root / name).mkdir()
+    launch(work, tokenizer_dir, root)
+    return lambda name: [torch.load(root / name / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", ["gradients in buckets", "gradients"])
+def test_gradients_are_summed_where_one_process_has_none(in_two, name):
+    (sums, wrapped), other = in_two(name)
     assert other == (sums, wrapped)
     expected = [[2.0 * index + (10.0 if index != 2 else -2.0)] for index in range(len(sums) - 1)]
     assert [values for _, values in sums[:-1]] == expected and sums[-1] is None
@@ -180,8 +201,8 @@ asked = 0
 
 def test_processes_agree_on_the_best_checkpoint_where_their_rewards_waver(config_of, tmp_path):
     rewards = {"reward_model_path": None, "reward_functions": [f"{__name__}:wavering"]}
-    launch(train, config_of("ppo", tmp_path / "run", **{**CHANGES, "max_steps": 3}, **rewards, **EVALUATED))
-    assert read_record(tmp_path / "run")["steps"] == 3
+    launch(train, config_of("ppo", tmp_path / "run", **CHANGES, **rewards, **EVALUATED))
+    assert read_record(tmp_path / "run")["steps"] == 2
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_pain_08_three_updates_and_three_are_six(run_stage, whole, tmp_path, nam
     run_stage("ppo", folder, **changes, resume_from_checkpoint=True)
     record = read_record(folder)
     assert record["resumed_from"] == "checkpoint-3"
-    assert 1000 < record["train_seconds"] <= record["wall_seconds"] < 1100
+    assert 1000 < record["train_seconds"] <= record["wall_seconds"] < 2000  # those before are counted once
     assert_same_run(folder, done)
     last = last_complete_checkpoint(folder).name
     assert last > "checkpoint-3"
@@ -118,8 +118,8 @@ def test_the_run_with_everything_used_everything(whole):
     ["policy_model.safetensors", "value_model.safetensors", "optimizer.pt", "ppo_state.json", "trainer_state.json"],
 )
 def test_a_truncated_checkpoint_is_not_resumed(whole, tmp_path, name):
-    folder = tmp_path / "checkpoint-6"
-    shutil.copytree(whole("plain")[0] / "checkpoint-6", folder)
+    folder = tmp_path / "checkpoint-5"
+    shutil.copytree(whole("everything")[0] / "checkpoint-5", folder)
     assert checkpoint_fault(folder) is None
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])

@@ -3,15 +3,15 @@
 import json
 import math
 import shutil
-import time
 
 import pytest
 import torch
+from meter import ModelMeter
 from ppo_small import models, small_trainer
 from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from hfkit.core.errors import ConfigError, HfkitError
@@ -20,6 +20,7 @@ from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record, weights_hash
 from hfkit.rlhf.roles import load_roles
 from hfkit.rlhf.trainer_checks import validate_trainer_inputs
+from hfkit.stages import ppo
 
 UPDATES, EPOCHS, MINI_BATCHES = 2, 2, 2  # of conftest's tiny config: 8 episodes in batches of 4
 
@@ -177,11 +178,11 @@ def test_pain_10_and_11_gradients_are_clipped_and_every_optimizer_step_is_made(
     assert max(norms) == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_pain_12_fewer_prompts_than_a_batch_are_refused_at_once(run_stage, tmp_path):
-    started = time.time()
-    with pytest.raises(HfkitError, match="8 prompts < batch of 16"):
-        run_stage("ppo", tmp_path / "out", per_device_train_batch_size=8, total_episodes=16)
-    assert time.time() - started < 5
+def test_pain_12_fewer_prompts_than_a_batch_are_refused_before_a_model_is_loaded(config_of, tmp_path):
+    config = config_of("ppo", tmp_path / "out", per_device_train_batch_size=8, total_episodes=16)
+    with ModelMeter(PreTrainedModel) as meter, pytest.raises(HfkitError, match="8 prompts < batch of 16"):
+        ppo.main(config)
+    assert meter.most == 0
 
 
 def test_pain_13_a_reward_model_with_ids_that_it_has_no_weights_for_is_refused(config_of, tmp_path, reward_dir):
@@ -228,6 +229,7 @@ def test_a_run_stopped_by_the_kl_limit_still_counts_its_steps(stopped):
     assert record["episodes"] == 4 * record["steps"]
 
 
+@pytest.mark.slow
 def test_ppo_raises_the_reward(run_stage, base_dir, reward_dir, tmp_path):
     """A head that likes the end of text teaches the policy to end: responses grow shorter and rewards higher."""
     changes = {"learning_rate": 5e-3, "missing_eos_penalty": 5.0, "kl_coef": 0.0, "max_kl": 1000.0}

@@ -19,7 +19,7 @@ from hfkit.models.engine_errors import EngineError
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record, weights_hash
 
-STEPS = {"max_steps": 3, "save_steps": 5, "learning_rate": 5e-3, "sample_steps": 1}
+STEPS = {"max_steps": 2, "save_steps": 5, "learning_rate": 5e-3, "sample_steps": 1}
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "test_split_size": 2}
 BOTH = {"load_in_4bit": True, "normalize_rewards": True, "bf16": True, **EVALUATED}
 
@@ -67,7 +67,7 @@ def rollouts(folder) -> list[dict]:
 
 @pytest.mark.slow
 def test_a_run_whose_server_dies_in_an_evaluation_evaluates_again(run_stage, serve_vllm, on_server, base_dir, tmp_path):
-    changes = {**STEPS, **EVALUATED, "max_steps": 2}
+    changes = {**STEPS, **EVALUATED}
     whole = run_stage("ppo", tmp_path / "whole", **changes, **on_server(serve_vllm(base_dir)))
     cut = tmp_path / "cut"
     with pytest.raises(EngineError, match="did not sample"):
@@ -112,7 +112,7 @@ def test_vllm_in_the_process_of_the_run_does_what_a_server_does(
 
 @pytest.mark.slow
 def test_evaluations_change_no_weight(run_stage, vllm_double, tmp_path):
-    changes = {**STEPS, "max_steps": 2, "rollout_engine": "vllm", "bf16": True, "test_split_size": 2}
+    changes = {**STEPS, "rollout_engine": "vllm", "bf16": True, "test_split_size": 2}
     plain = run_stage("ppo", tmp_path / "plain", **changes)
     evaluated = run_stage("ppo", tmp_path / "evaluated", **changes | EVALUATED)
     assert weights_hash(plain) == weights_hash(evaluated)
@@ -145,7 +145,7 @@ def test_two_processes_share_a_server_and_lose_it_together(config_of, serve_vllm
     run("whole", server)
     assert read_record(tmp_path / "whole")["environment"]["processes"] == 2
     # of the main process alone: probes, each update, each evaluation, and the two of the comparison at the end
-    assert len(server.requests("/update_weights")) == 1 + 3 + 3 + 2
+    assert len(server.requests("/update_weights")) == 1 + 2 + 2 + 2
     run("cut", serve_vllm(base_dir, how="dies", after=4))
     errors = [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)]
     assert all("did not sample" in error for error in errors)

@@ -3,7 +3,7 @@
 
 def test_an_ordinary_command_holds(attack):
     ran = attack("--version")
-    assert ran.status == 0 and ran.output.startswith("hfkit ") and 0 < ran.peak_bytes and ran.seconds < 10
+    assert ran.status == 0 and ran.output.startswith("hfkit ") and 0 < ran.peak_bytes
 
 
 def test_a_command_runs_in_the_folder(attack, tmp_path):

@@ -186,7 +186,7 @@ def test_dora_with_whole_modules_is_trained_published_and_reloaded_in_every_stag
     base_dir, run_stage, config_of, tmp_path, capsys
 ):
     start = {"model_name_or_path": str(base_dir), **NEW}
-    sft = run_stage("sft", tmp_path / "sft", **start, learning_rate=1e-2)
+    sft = run_stage("sft", tmp_path / "sft", **start, learning_rate=1e-2, max_steps=2)
     saved = json.loads((sft / "adapter_config.json").read_text())
     assert (saved["use_dora"], sorted(saved["target_modules"])) == (True, ["q_proj", "v_proj"])
     weights, base = load_file(sft / "adapter_model.safetensors"), load_file(base_dir / "model.safetensors")
@@ -205,11 +205,12 @@ def test_dora_with_whole_modules_is_trained_published_and_reloaded_in_every_stag
     assert "adapter_model.safetensors" in shown and "Traceback" not in shown
     merged = merge(str(sft), tmp_path / "merged", "float32")
     assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(merged)), logits(opened), atol=1e-4)
-    reward = run_stage("reward", tmp_path / "reward", model_name_or_path=str(sft))
+    reward = run_stage("reward", tmp_path / "reward", model_name_or_path=str(sft), max_steps=2)
     hidden = last_hidden(hfkit.load_reward(str(reward)).model)
     whole = merge(str(reward), tmp_path / "merged reward", "float32")
     assert torch.allclose(last_hidden(AutoModelForSequenceClassification.from_pretrained(whole)), hidden, atol=1e-4)
-    ppo = run_stage("ppo", tmp_path / "ppo", model_name_or_path=str(sft), reward_model_path=str(reward))
+    models = {"model_name_or_path": str(sft), "reward_model_path": str(reward)}
+    ppo = run_stage("ppo", tmp_path / "ppo", **models, total_episodes=4)
     assert not torch.allclose(logits_at(ppo), logits_at(sft), atol=1e-4)
     roles = load_roles(config_of("ppo", tmp_path / "roles", model_name_or_path=str(ppo), reward_model_path=str(reward)))
     assert torch.allclose(logits(roles.reference), logits_at(ppo), atol=1e-6)

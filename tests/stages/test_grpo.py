@@ -33,6 +33,10 @@ def method(request):
     return request.param
 
 
+in_grpo = pytest.mark.parametrize("method", mostly_slow(METHODS, ["grpo"]), indirect=True)
+"""What both methods do by the same code: RLOO does it in `make test-slow`."""
+
+
 @pytest.fixture(scope="module")
 def folder(run_stage, method, tmp_path_factory):
     """Three updates with held-out prompts, of which each is evaluated and sampled."""
@@ -111,6 +115,7 @@ def test_a_reward_model_and_functions_are_weighted_as_in_ppo(run_stage, method, 
     assert row["objective/shaped_scores"] <= row["objective/scores"] - 3.0 * (1 - row["val/ended"]) + 1e-4
 
 
+@in_grpo
 @pytest.mark.parametrize("engine", [pytest.param("static", marks=pytest.mark.slow), "continuous"])
 def test_other_engines_sample_what_is_learned_from(run_stage, method, tmp_path, engine):
     folder = run_stage(method, tmp_path / "run", rollout_engine=engine, learning_rate=0.0)
@@ -118,6 +123,7 @@ def test_other_engines_sample_what_is_learned_from(run_stage, method, tmp_path, 
     assert max(abs(row["objective/kl"]) for row in updates(folder)) < 1e-4
 
 
+@in_grpo
 def test_continuous_batching_samples_from_a_whole_model_in_bf16(run_stage, method, tmp_path):
     whole = {"use_peft": None, "lora_r": None, "bf16": True, "rollout_engine": "continuous", "max_steps": 1}
     rows = updates(run_stage(method, tmp_path / "run", **whole))
@@ -133,6 +139,11 @@ def whole(request, run_stage, method, tmp_path_factory):
     return run_stage(method, tmp_path_factory.mktemp("whole") / "run", **changes), changes
 
 
+@pytest.mark.parametrize(
+    ("method", "whole"),
+    mostly_slow(product(METHODS, LENGTHS), [("grpo", "within a batch"), ("rloo", "aligned")]),
+    indirect=True,
+)
 @pytest.mark.parametrize("step", mostly_slow([1, 3, 5], [3]))
 def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, method, tmp_path, step):
     done, changes = whole
@@ -145,6 +156,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, method, tmp_path
 # Stops
 
 
+@in_grpo
 def test_a_kl_above_max_kl_stops_and_publishes(run_stage, method, tmp_path):
     folder = run_stage(method, tmp_path / "run", max_steps=8, max_kl=1e-9, learning_rate=1e-2)
     record = read_record(folder)
@@ -153,6 +165,7 @@ def test_a_kl_above_max_kl_stops_and_publishes(run_stage, method, tmp_path):
     assert (folder / "adapter_model.safetensors").is_file() and (folder / f"checkpoint-{record['steps']}").is_dir()
 
 
+@in_grpo
 def test_responses_that_never_end_stop_a_run_that_leaves_them_out(run_stage, method, tmp_path, capsys):
     changes = {"mask_truncated_completions": True, "response_length": 1, "temperature": 0.01, "reward_model_path": None}
     folder = run_stage(method, tmp_path / "run", reward_functions=[f"{__file__}:length"], max_steps=12, **changes)
@@ -161,6 +174,7 @@ def test_responses_that_never_end_stop_a_run_that_leaves_them_out(run_stage, met
     assert capsys.readouterr().err.count("step 1: no response ended") == 1
 
 
+@in_grpo
 def test_the_best_checkpoint_by_the_held_out_reward_is_published(run_stage, method, tmp_path):
     steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "test_split_size": 4, "save_total_limit": 9}
     folder = run_stage(method, tmp_path / "run", max_steps=4, learning_rate=1e-2, load_best_model_at_end=True, **steps)

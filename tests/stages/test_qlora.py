@@ -16,6 +16,7 @@ from hfkit.rlhf import policy_evaluation
 
 pytestmark = pytest.mark.any_device
 FLAGS = {"load_in_4bit": True, "use_peft": True}
+STEPS = {"max_steps": 2, "save_steps": 2}
 STAGES = ["pretrain", "sft", "reward", "dpo", "ppo"]
 # argv: file of the rows, then stage=folder; loads each twice in a row.
 SCRIPT = """
@@ -73,7 +74,9 @@ def chain(tmp_path_factory, config_of, base_dir, rows):
         with pytest.MonkeyPatch.context() as patch:
             saver = policy_evaluation if stage in ("dpo", "ppo") else import_module(f"hfkit.stages.{stage}")
             patch.setattr(saver, "save_model", logged(saver.save_model, stage))
-            import_module(f"hfkit.stages.{stage}").main(config_of(stage, root / stage, **FLAGS, **inputs[stage]))
+            import_module(f"hfkit.stages.{stage}").main(
+                config_of(stage, root / stage, **FLAGS, **STEPS, **inputs[stage])
+            )
     return root, logits
 
 
@@ -126,7 +129,7 @@ def test_an_adapter_can_be_loaded_on_the_unquantized_base(chain, rows):
 @pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"bf16": True}, {"load_in_8bit": True}])
 def test_pain_26_a_quantized_base_trains_whatever_the_precision(stage, settings, run_stage, base_dir, tmp_path):
     flags = FLAGS | {"load_in_4bit": "load_in_8bit" not in settings}
-    folder = run_stage(stage, tmp_path / "run", model_name_or_path=str(base_dir), **flags, **settings)
+    folder = run_stage(stage, tmp_path / "run", model_name_or_path=str(base_dir), **STEPS, **flags, **settings)
     with safe_open(folder / "adapter_model.safetensors", "pt") as tensors:
         changed = [tensors.get_tensor(name).abs().sum() > 0 for name in tensors.keys() if "lora_B" in name]
     assert all(changed)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from model_outputs import logits, logits_at
 from pipelines import write_pipeline
+from quick import mostly_slow
 
 from hfkit.cli import main
 from hfkit.config.parsing import group_flags
@@ -23,8 +24,9 @@ METHODS = ("dpo", "grpo", "rloo")
 def chain(tmp_path_factory, data):
     """Run a pipeline once in which PPO, GRPO and RLOO start from DPO; return its file."""
     folder = tmp_path_factory.mktemp("chain")
-    held_out = {stage: {"test_split_size": 4} for stage in ("grpo", "rloo")}
-    pipeline = write_pipeline(folder, data, ("tokenizer", "pretrain", "sft", "reward", *METHODS, "ppo"), **held_out)
+    changes = {stage: {"test_split_size": 4} for stage in ("grpo", "rloo")}
+    changes |= {"dpo": {"max_steps": 2, "save_steps": 2}, "ppo": {"total_episodes": 4}}
+    pipeline = write_pipeline(folder, data, ("tokenizer", "pretrain", "sft", "reward", *METHODS, "ppo"), **changes)
     assert main(["run", str(pipeline)]) == 0
     return pipeline
 
@@ -86,6 +88,7 @@ def test_its_card_can_be_pushed(run, hfkit):
     assert "adapter_model.safetensors" in printed and "hfkit.json" in printed
 
 
+@pytest.mark.parametrize("run", mostly_slow(METHODS, ["dpo", "grpo"]), indirect=True)
 def test_report_shows_its_curves(chain, run, hfkit):
     hfkit("report", run)
     page = (run / "report.html").read_text()

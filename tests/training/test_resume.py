@@ -34,7 +34,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, tmp_path, stage,
     assert_same_run(folder, whole(stage))
     record = read_record(folder)
     assert record["resumed_from"] == f"checkpoint-{step}"
-    assert 1000 <= record["train_seconds"] <= record["wall_seconds"] < 1100
+    assert 1000 <= record["train_seconds"] <= record["wall_seconds"] < 2000
     assert record["tokens_per_second"] == pytest.approx(record["tokens"] / record["train_seconds"], abs=0.1)
 
 
