@@ -94,43 +94,41 @@ CASES = {
 }
 
 
-def update(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str]) -> None:
-    """Run the updates of some cases and write the results to a file."""
+def update(tokenizer_dir: Path, folder: Path, rows: int, case: str | None) -> None:
+    """Run the updates of a case and write the results to a file."""
     process_state()  # with the launch's own settings, before the trainer's arguments
     torch.set_default_dtype(torch.float64)
     try:
-        found = {}
-        for case in cases:
-            changes = dict(CASES.get(case, {}))
-            parts = made(*(changes.pop(name, False) for name in ("adapter", "tied", "empty")))
-            found[case] = updated(tokenizer_dir, folder, rows, parts, **changes)
+        changes = dict(CASES.get(case, {}))
+        parts = made(*(changes.pop(name, False) for name in ("adapter", "tied", "empty")))
+        found = updated(tokenizer_dir, folder, rows, parts, **changes)
     finally:
         torch.set_default_dtype(torch.float32)
         token_predictions.LOGITS["cpu"] = LOGITS
     torch.save(found, folder / f"rank-{os.environ.get('RANK', 'none')}.pt")
 
 
-def check_updates(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str], world: int) -> None:
+def check_updates(tokenizer_dir: Path, folder: Path, rows: int, case: str | None, world: int) -> None:
     """Each process has the metrics and weights of one alone, up to the order of sums, and holds a shard in between."""
-    launch(update, tokenizer_dir, folder, rows, cases, engine="fsdp2", world=world)
-    update(tokenizer_dir, folder, rows, cases)
+    launch(update, tokenizer_dir, folder, rows, case, engine="fsdp2", world=world)
+    update(tokenizer_dir, folder, rows, case)
     alone, *ranks = (torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in ("none", *range(world)))
-    for case, expected in alone.items():
-        assert expected["held"] == [1.0] * 5
-        for shares in zip(*(one[case]["held"] for one in ranks), strict=True):
-            assert sum(shares) == pytest.approx(1, abs=1e-12) and max(shares) < 1.2 / world, case
-        for one in ranks:
-            assert one[case]["metrics"] == pytest.approx(expected["metrics"], rel=1e-12, abs=1e-14), case
-            torch.testing.assert_close(one[case]["weights"], expected["weights"], rtol=0, atol=1e-12, msg=case)
+    assert alone["held"] == [1.0] * 5
+    for shares in zip(*(one["held"] for one in ranks), strict=True):
+        assert sum(shares) == pytest.approx(1, abs=1e-12) and max(shares) < 1.2 / world
+    for one in ranks:
+        assert one["metrics"] == pytest.approx(alone["metrics"], rel=1e-12, abs=1e-14)
+        torch.testing.assert_close(one["weights"], alone["weights"], rtol=0, atol=1e-12)
 
 
 def test_sharded_processes_make_the_updates_of_one(tokenizer_dir, tmp_path):
-    check_updates(tokenizer_dir, tmp_path, rows=8, cases=["plain"], world=WORLD)
+    check_updates(tokenizer_dir, tmp_path, rows=8, case=None, world=WORLD)
 
 
 @pytest.mark.distributed
-def test_so_they_do_with_uneven_shards_and_other_settings(tokenizer_dir, tmp_path):
-    check_updates(tokenizer_dir, tmp_path, rows=6, cases=[*CASES], world=RANKS)
+@pytest.mark.parametrize("case", CASES)
+def test_so_they_do_with_uneven_shards_and_other_settings(case, tokenizer_dir, tmp_path):
+    check_updates(tokenizer_dir, tmp_path, rows=6, case=case, world=RANKS)
 
 
 def learn_in_bf16(tokenizer_dir: Path, folder: Path) -> None:
