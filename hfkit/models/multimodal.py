@@ -103,9 +103,3 @@ def is_text_model_of(path: str, config: PreTrainedConfig, revision: str = "main"
     """Return whether a model's config is that of the text model in the multimodal checkpoint at a path."""
     stored = read_json(path, CONFIG_NAME, revision) or {}
     return stored.get("model_type", config.model_type) != config.model_type
-
-
-def stored_name(model: PreTrainedModel, name: str) -> str:
-    """Return the name of a weight in the files of the base, which of a text model loaded alone has one more part."""
-    backbone = f"{model.base_model_prefix}."
-    return f"{backbone}language_model.{name.removeprefix(backbone)}" if name.startswith(backbone) else name

@@ -1,15 +1,16 @@
 """Exports the weights of a model, with its adapter merged, under the names in its base's files, for other engines."""
 
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from hfkit.models.adapters import ADAPTED, without_adapter
 from hfkit.models.merged_copies import MergedCopies, can_merge, matrix_shape
-from hfkit.models.multimodal import is_text_model_of, stored_name
 from hfkit.models.quantization import quantized_layers
 
 
@@ -25,7 +26,8 @@ class NamedWeight(NamedTuple):
 def named_weights(model: PreTrainedModel | PeftModel, bf16: bool = False) -> list[NamedWeight]:
     """Return all weights of a model with its adapter merged into them; the model does not change.
 
-    4-bit matrices are dequantized. Matrices are computed one at a time, to need little memory.
+    4-bit matrices are dequantized. Matrices are computed one at a time, to need little memory. Experts that the model
+    has in one tensor are separate weights if they are so in its files.
 
     Args:
         model: a model for which `naming_fault` returns None.
@@ -35,7 +37,6 @@ def named_weights(model: PreTrainedModel | PeftModel, bf16: bool = False) -> lis
     copies = MergedCopies(model, bf16)
     targets = {target.layer: target for target in copies.targets()}
     base = without_adapter(model)
-    is_text_part = is_text_model_of(base.name_or_path, base.config)
     found = []
     for path, parameter in base.named_parameters():
         above, _, name = path.rpartition(".")
@@ -43,12 +44,27 @@ def named_weights(model: PreTrainedModel | PeftModel, bf16: bool = False) -> lis
         if any(mark in path for mark in ADAPTED):
             continue
         path = path.replace(".base_layer.", ".")
-        path = stored_name(base, path) if is_text_part else path
         if target is None:
             found.append(NamedWeight(path, parameter.dtype, [*parameter.shape], parameter.detach))
         else:
             shape = [*matrix_shape(target.layer)]
             found.append(NamedWeight(path, copies.dtype_of(target), shape, lambda target=target: copies.merged(target)))
+    return in_files(base, found)
+
+
+def in_files(model: PreTrainedModel, weights: list[NamedWeight]) -> list[NamedWeight]:
+    """Return a model's weights as its files have them: with other names, or the experts of a tensor one by one."""
+
+    @lru_cache(maxsize=1)  # the parts of a weight are taken one after the other
+    def parts(index: int) -> dict[str, torch.Tensor]:
+        return revert_weight_conversion(model, {weights[index].name: weights[index].value()})
+
+    found = []
+    for index, weight in enumerate(weights):
+        empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+        for name, part in revert_weight_conversion(model, {weight.name: empty}).items():
+            value = partial(lambda index, name: parts(index)[name], index, name)
+            found.append(NamedWeight(name, part.dtype, [*part.shape], value))
     return found
 
 
@@ -63,4 +79,7 @@ def naming_fault(model: PreTrainedModel | PeftModel, bf16: bool = False) -> str 
     weights = [getattr(end, "weight", None) for end in ends]
     if weights[0] is weights[1] and any(hasattr(end, "base_layer") for end in ends):
         return "its adapter is on an embedding that is also the output head"
+    names = [one.name for one in named_weights(model, bf16)]
+    if len({*names}) < len(names):
+        return "its files join weights that are separate in the model"
     return None

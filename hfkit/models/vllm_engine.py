@@ -146,7 +146,9 @@ class Colocated:
             torch.cuda.empty_cache()  # vLLM maps its memory itself; since 0.27 it does this too
             self.llm.wake_up()
             self.is_asleep = False
-        self.llm.apply_model(lambda model: load_into(model, weights))
+        # not `model.load_weights`: for its kernels, vLLM may have changed the layout of what it loaded before
+        named = ((one.name, one.value()) for one in weights)
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
         self.llm.reset_prefix_cache()
 
     def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:
@@ -162,11 +164,6 @@ class Colocated:
         if not self.is_asleep:
             self.llm.sleep(level=2)
             self.is_asleep = True
-
-
-def load_into(model: torch.nn.Module, weights: list[NamedWeight]) -> None:
-    """Load weights into a model of vLLM; return nothing, since vLLM would send it between processes."""
-    model.load_weights((one.name, one.value()) for one in weights)
 
 
 @cache

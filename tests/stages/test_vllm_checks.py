@@ -1,6 +1,8 @@
 """What `rollout_engine: vllm` lacks is reported before anything is loaded: vLLM, a GPU, a server and what it serves."""
 
+import json
 import re
+import shutil
 
 import forks
 import pytest
@@ -69,6 +71,16 @@ def test_which_vllm_the_installed_trl_sends_weights_to(config_of, vllm_double, f
 def test_a_build_of_vllm_from_source_is_accepted(config_of, vllm_double, monkeypatch, tmp_path, release):
     monkeypatch.setenv("VLLM_DOUBLE_RELEASE", release)
     assert config_of("ppo", tmp_path, rollout_engine="vllm").rollout_engine == "vllm"
+
+
+@pytest.mark.parametrize("architecture", ["Olmo2ForCausalLM", "OwnForCausalLM"])
+def test_a_class_that_vllm_would_change_for_the_whole_process(config_of, vllm_double, base_dir, tmp_path, architecture):
+    base = shutil.copytree(base_dir, tmp_path / "base")
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**settings, "architectures": [architecture]}))
+    found = problems_of_config(config_of, tmp_path, rollout_engine="vllm", model_name_or_path=str(base))
+    assert [*found] == ["rollout_engine"]
+    assert architecture in found["rollout_engine"] and "vllm_mode: server" in found["rollout_engine"]
 
 
 def test_keys_without_effect(config_of, vllm_double, tmp_path):

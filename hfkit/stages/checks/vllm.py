@@ -42,7 +42,12 @@ def vllm_problems(config: OnlineConfig, model_config: PreTrainedConfig | None) -
     problems += broken_rules(config, model_rules(config) + number_rules(config))
     if fault := environment_fault(config.vllm_mode):
         problems.append(Problem(ENGINE, "vllm", fault, Kind.NOT_HERE, (MODE,)))
-    elif config.vllm_mode == "server" and model_config is not None and not any(one.key == URL for one in problems):
+    elif model_config is None:
+        pass
+    elif config.vllm_mode == "colocate":
+        if fault := sharing_fault(model_config):
+            problems.append(Problem(ENGINE, "vllm", fault, Kind.NOT_HERE, (MODE, *SOURCE_KEYS)))
+    elif not any(one.key == URL for one in problems):
         problems += server_problems(config)
     return problems
 
@@ -142,6 +147,21 @@ def client_fault(release: str) -> str | None:
     except ImportError as error:
         remedy = "vLLM 0.28 or newer needs TRL 1.13 or newer: pip install -U trl, or set vllm_mode: colocate"
         return f"TRL {trl.__version__} cannot send weights to vLLM {release} ({reason(error)}): {remedy}"
+    return None
+
+
+def sharing_fault(model_config: PreTrainedConfig) -> str | None:
+    """Return why vLLM cannot sample in the process that trains the model, or None.
+
+    An architecture for which vLLM has no class runs with Transformers' class, which vLLM changes for the whole process
+    (`support_torch_compile`), so that no other model of this class can compute.
+    """
+    registered = import_module("vllm").ModelRegistry.models
+    for architecture in model_config.architectures or ():
+        found = registered.get(architecture)
+        if found is None or getattr(found, "module_name", "").endswith(".transformers"):
+            remedy = "set vllm_mode: server, or rollout_engine: generate"
+            return f"vLLM has no class of its own for {architecture}, and changes Transformers' class: {remedy}"
     return None
 
 

@@ -2,8 +2,8 @@
 
 It has vLLM's rules, not its speed: settings that a request leaves out come from the model's generation config, a prefix
 cache survives new weights, sleep discards weights, `LLM` sets torch's seed, and of the allocator's settings it reads
-`PYTORCH_CUDA_ALLOC_CONF` alone, to turn expandable segments off in its memory pool. The variable VLLM_DOUBLE_RELEASE
-sets its version: 0.28 moved the functions that send weights.
+`PYTORCH_CUDA_ALLOC_CONF` alone, to turn expandable segments off in its memory pool. It has classes of its own for some
+architectures only. The variable VLLM_DOUBLE_RELEASE sets its version: 0.28 moved the functions that send weights.
 """
 
 import os
@@ -13,8 +13,21 @@ import torch
 from vllm.sampling import Sampler
 from vllm.sampling_params import SamplingParams
 
-__all__ = ["LLM", "RequestOutput", "SamplingParams"]
+__all__ = ["LLM", "ModelRegistry", "RequestOutput", "SamplingParams"]
 __version__ = os.environ.get("VLLM_DOUBLE_RELEASE", "0.27.1")
+
+
+class Registered:
+    """Where the class of an architecture is."""
+
+    def __init__(self, module_name: str):
+        self.module_name = f"vllm.model_executor.models.{module_name}"
+
+
+class ModelRegistry:
+    """The class that runs an architecture; others are run by their classes in Transformers, if at all."""
+
+    models = {"LlamaForCausalLM": Registered("llama"), "Olmo2ForCausalLM": Registered("transformers")}
 
 
 class RequestOutput:
@@ -51,9 +64,9 @@ class LLM:
         self.calls.append("wake_up")
         self.is_asleep = False
 
-    def apply_model(self, function) -> list:
-        assert not self.is_asleep
-        return [function(self.sampler)]
+    def collective_rpc(self, method: str, kwargs: dict) -> list:
+        assert method == "reload_weights" and not self.is_asleep
+        return [self.sampler.load_weights(**kwargs)]
 
     def reset_prefix_cache(self) -> bool:
         self.sampler.prefixes.clear()

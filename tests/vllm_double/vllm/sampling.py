@@ -13,10 +13,10 @@ class Sampler:
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
         self.prefixes: dict[tuple[int, ...], torch.Tensor] = {}
 
-    def load_weights(self, weights) -> None:
+    def load_weights(self, weights_iterator) -> None:
         """Take over weights by the names of the model's files; the prefix cache stays."""
         own = dict(self.model.named_parameters())
-        for name, weight in weights:
+        for name, weight in weights_iterator:
             if own[name].shape != weight.shape:
                 raise ValueError(f"{name}: {tuple(weight.shape)} for {tuple(own[name].shape)}")
             own[name].data.copy_(weight)
