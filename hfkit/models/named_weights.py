@@ -11,6 +11,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from hfkit.models.adapters import ADAPTED, without_adapter
 from hfkit.models.merged_copies import MergedCopies, can_merge, matrix_shape
+from hfkit.models.multimodal import stored_names
 from hfkit.models.quantization import quantized_layers
 
 
@@ -54,6 +55,7 @@ def named_weights(model: PreTrainedModel | PeftModel, bf16: bool = False) -> lis
 
 def in_files(model: PreTrainedModel, weights: list[NamedWeight]) -> list[NamedWeight]:
     """Return a model's weights as its files have them: with other names, or the experts of a tensor one by one."""
+    stored = stored_names(model, model.name_or_path)
 
     @lru_cache(maxsize=1)  # the parts of a weight are taken one after the other
     def parts(index: int) -> dict[str, torch.Tensor]:
@@ -64,7 +66,8 @@ def in_files(model: PreTrainedModel, weights: list[NamedWeight]) -> list[NamedWe
         empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
         for name, part in revert_weight_conversion(model, {weight.name: empty}).items():
             value = partial(lambda index, name: parts(index)[name], index, name)
-            found.append(NamedWeight(name, part.dtype, [*part.shape], value))
+            file_name = stored(name) if name == weight.name else name  # Transformers knows some names of text models
+            found.append(NamedWeight(file_name, part.dtype, [*part.shape], value))
     return found
 
 

@@ -129,8 +129,9 @@ def check_updates(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str]
 
 
 @pytest.mark.distributed
-def test_so_they_do_with_uneven_shards_and_other_settings(tokenizer_dir, tmp_path):
-    check_updates(tokenizer_dir, tmp_path, rows=6, cases=[*CASES], world=RANKS)
+@pytest.mark.parametrize("case", CASES)
+def test_so_they_do_with_uneven_shards_and_other_settings(tokenizer_dir, tmp_path, case):
+    check_updates(tokenizer_dir, tmp_path, rows=6, cases=[case], world=RANKS)
 
 
 def learn_in_bf16(tokenizer_dir: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ from hfkit.training.checkpoints import checkpoint_fault
 
 STEPS = {"lora_dropout": 0.0, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "max_grad_norm": 0.5}
 FULL, QLORA = {"use_peft": False, "lora_r": None}, {"load_in_4bit": True}
+MIXTURE = {**SHAPE, "model_type": "mixtral", "num_local_experts": 4, "num_key_value_heads": 2}
 CONTINUED = {"model_config": None, "tokenizer_name_or_path": None}
 BEST = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "test_split_size": 7}
 AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
@@ -32,6 +33,7 @@ CELLS = {
     "pretrain": ("pretrain", {}),
     "pretrain-tied": ("pretrain", {"model_config": {**SHAPE, "tie_word_embeddings": True}}),
     "pretrain-lora": ("pretrain", {**CONTINUED, "use_peft": True, "lora_r": 4}),
+    "pretrain-mixture": ("pretrain", {"model_config": MIXTURE}),
     "pretrain-documents": ("pretrain", {**CONTINUED, "packing": "documents"}),
     "sft": ("sft", FULL),
     "sft-lora": ("sft", {}),

@@ -30,6 +30,7 @@ from hfkit.training.checkpoints import checkpoints_in
 STEPS = {"lora_dropout": 0.0, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "max_grad_norm": 0.5}
 QLORA = {"use_peft": True, "load_in_4bit": True}
 FULL = {"use_peft": False, "lora_r": None}
+MIXTURE = {**SHAPE, "model_type": "mixtral", "num_local_experts": 4, "num_key_value_heads": 2}
 UNEVEN = {**SHAPE, "intermediate_size": 63}
 CONTINUED = {"model_config": None, "tokenizer_name_or_path": None}
 ACCUMULATED = {"micro_batches_by_length": False, "gradient_accumulation_steps": 2}
@@ -42,6 +43,7 @@ VARIANTS = {
     "whole": ("sft", {**FULL, **BEST}, WHOLE),
     "whole-lora": ("sft", BEST, WHOLE),
     "whole-tied": ("pretrain", {"model_config": {**UNEVEN, "tie_word_embeddings": True}}, WHOLE),
+    "whole-mixture": ("pretrain", {"model_config": MIXTURE}, WHOLE),
     "efficient": ("sft", FULL, EFFICIENT),
     "efficient-lora": ("reward", {}, EFFICIENT),
     "efficient-full": ("reward", FULL, EFFICIENT),
@@ -65,6 +67,7 @@ CELLS = {
     "pretrain": ("pretrain", {"model_config": UNEVEN}),
     "pretrain-tied": ("pretrain", {"model_config": {**UNEVEN, "tie_word_embeddings": True}}),
     "pretrain-lora": ("pretrain", {**CONTINUED, "use_peft": True}),
+    "pretrain-mixture": ("pretrain", {"model_config": MIXTURE}),
     "pretrain-documents": ("pretrain", {**CONTINUED, "packing": "documents"}),
     "sft": ("sft", FULL),
     "sft-lora": ("sft", {}),

@@ -78,7 +78,8 @@ def require_served(source: Source) -> None:
     """Raise HfkitError if vLLM cannot serve an adapter with its base."""
     require_own_base(source)
     require_supported(source, to_merge=True)
-    adapter = source.adapter or {}
+    if (adapter := source.adapter) is None:
+        return
     if (kind := adapter.get("peft_type")) != PeftType.LORA:
         raise HfkitError(f"{source.path} is a {kind} adapter: vLLM serves only LORA")
     given = [name for name in NOT_SERVED if adapter.get(name)]
