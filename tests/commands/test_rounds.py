@@ -174,7 +174,7 @@ def test_a_changed_key_of_samples_or_labels_is_refused_before_anything_is_writte
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory, data, sft_dir):
-    """The file of a pipeline with one round and the folder of its runs: own prompts, pairs of its own, RLOO."""
+    """The file of a pipeline with one round and the folder of its runs: separate prompts, pairs for it alone, RLOO."""
     folder = tmp_path_factory.mktemp("single")
     prompts = shutil.copy(data / "prompts.jsonl", folder / "prompts.jsonl")
     rounds = {"count": 1, "prompts": [str(prompts)], "evaluate": {}}

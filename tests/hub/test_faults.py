@@ -106,7 +106,7 @@ def test_after_kill_9_the_same_command_completes_the_push(user_of, ann, base, hu
     assert hub_server.uploaded() - before == sum(len(objects[key]) for key in objects.keys() - stored.keys())
 
 
-@pytest.mark.slow  # two commands start as processes of their own
+@pytest.mark.slow  # two commands start as separate processes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_push_and_pull_which_write_all_or_nothing(ann, base, hub_server, healed, tmp_path, number):
     name, out = f"ann/signal-{number.name}", tmp_path / "pulled"

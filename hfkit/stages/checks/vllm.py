@@ -161,7 +161,7 @@ def sharing_fault(model_config: PreTrainedConfig) -> str | None:
         found = registered.get(architecture)
         if found is None or getattr(found, "module_name", "").endswith(".transformers"):
             remedy = "set vllm_mode: server, or rollout_engine: generate"
-            return f"vLLM has no class of its own for {architecture}, and changes Transformers' class: {remedy}"
+            return f"vLLM runs {architecture} with Transformers' class, which it changes for the policy too: {remedy}"
     return None
 
 

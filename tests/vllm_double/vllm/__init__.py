@@ -2,8 +2,8 @@
 
 It has vLLM's rules, not its speed: settings that a request leaves out come from the model's generation config, a prefix
 cache survives new weights, sleep discards weights, `LLM` sets torch's seed, and of the allocator's settings it reads
-`PYTORCH_CUDA_ALLOC_CONF` alone, to turn expandable segments off in its memory pool. It has classes of its own for some
-architectures only. The variable VLLM_DOUBLE_RELEASE sets its version: 0.28 moved the functions that send weights.
+`PYTORCH_CUDA_ALLOC_CONF` alone, to turn expandable segments off in its memory pool. Some architectures have no class
+in it. The variable VLLM_DOUBLE_RELEASE sets its version: 0.28 moved the functions that send weights.
 """
 
 import os
