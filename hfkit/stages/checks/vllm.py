@@ -41,13 +41,10 @@ def vllm_problems(config: OnlineConfig, model_config: PreTrainedConfig | None) -
         return problems
     problems += broken_rules(config, model_rules(config) + number_rules(config))
     if fault := environment_fault(config.vllm_mode):
-        problems.append(Problem(ENGINE, "vllm", fault, Kind.NOT_HERE, (MODE,)))
-    elif model_config is None:
-        pass
-    elif config.vllm_mode == "colocate":
-        if fault := sharing_fault(model_config):
-            problems.append(Problem(ENGINE, "vllm", fault, Kind.NOT_HERE, (MODE, *SOURCE_KEYS)))
-    elif not any(one.key == URL for one in problems):
+        return [*problems, Problem(ENGINE, "vllm", fault, Kind.NOT_HERE, (MODE,))]
+    if model_config is not None and config.vllm_mode == "colocate":
+        problems += sharing_problems(model_config)
+    elif model_config is not None and not any(one.key == URL for one in problems):
         problems += server_problems(config)
     return problems
 
@@ -150,8 +147,8 @@ def client_fault(release: str) -> str | None:
     return None
 
 
-def sharing_fault(model_config: PreTrainedConfig) -> str | None:
-    """Return why vLLM cannot sample in the process that trains the model, or None.
+def sharing_problems(model_config: PreTrainedConfig) -> list[Problem]:
+    """Return the problem of a model from which vLLM cannot sample in the process that trains it.
 
     An architecture for which vLLM has no class runs with Transformers' class, which vLLM changes for the whole process
     (`support_torch_compile`), so that no other model of this class can compute.
@@ -161,8 +158,9 @@ def sharing_fault(model_config: PreTrainedConfig) -> str | None:
         found = registered.get(architecture)
         if found is None or getattr(found, "module_name", "").endswith(".transformers"):
             remedy = "set vllm_mode: server, or rollout_engine: generate"
-            return f"vLLM runs {architecture} with Transformers' class, which it changes for the policy too: {remedy}"
-    return None
+            fault = f"vLLM runs {architecture} with Transformers' class, which it changes for the policy too: {remedy}"
+            return [Problem(ENGINE, "vllm", fault, Kind.NOT_HERE, (MODE, *SOURCE_KEYS))]
+    return []
 
 
 def server_problems(config: OnlineConfig) -> list[Problem]:
