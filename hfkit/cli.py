@@ -136,7 +136,7 @@ def parse_and_run(verb: str, argv: list[str], ends_process: bool = False) -> int
             if isinstance(given, Namespace):  # other verbs have checked their config
                 import_module("hfkit.commands.argument_checks").check_arguments(verb, given)
             if verb not in WITHOUT_TORCH:
-                announce_libraries()
+                announce_libraries(verb)
             status = import_module(module).main(given)
             return status if isinstance(status, int) else 0  # a stage returns its folder
     except (Exception, KeyboardInterrupt, Interrupted) as error:

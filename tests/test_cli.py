@@ -61,7 +61,7 @@ sys.exit(cli.main())
 """
 
 
-FIRST_LINE = "hfkit: loading PyTorch and Transformers\n"
+FIRST_LINE = "hfkit fake: loading PyTorch and Transformers\n"
 
 
 @pytest.fixture

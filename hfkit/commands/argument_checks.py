@@ -3,11 +3,12 @@
 import os
 from argparse import Namespace
 
-from hfkit.commands.missing_inputs import missing_folder, missing_template
+from hfkit.commands.missing_inputs import missing_folder
 from hfkit.commands.serve.names import name_models
 from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.hub_fetch import require_model
 from hfkit.core.hub_ids import split_revision
+from hfkit.core.missing_paths import no_such
 from hfkit.core.yaml import read_yaml
 
 MODELS_TO_FIND = {
@@ -22,13 +23,13 @@ YAMLS_TO_READ = ("config", "pipeline")
 
 
 def check_arguments(verb: str, given: Namespace) -> None:
-    """Raise an error if a YAML, a model or a template is missing, or a number makes no sense.
+    """Raise an error if a YAML cannot be read, a model is neither in a folder nor on the Hub, or a template is missing.
 
     Args:
         given: as `read_arguments` returns it.
 
     Raises:
-        ConfigError: a YAML or a template is missing, a YAML is not a mapping, or a curve has one size.
+        ConfigError: a YAML or a template is missing, or a YAML is not a mapping.
         HfkitError: a model is missing.
     """
     for name in YAMLS_TO_READ:
@@ -41,11 +42,9 @@ def check_arguments(verb: str, given: Namespace) -> None:
             if fault := missing_folder(path):
                 raise HfkitError(f"{path}: {fault}")
             require_model(*split_revision(path, getattr(given, "revision", "main") if index == 0 else "main"))
-    problems = missing_template(getattr(given, "chat_template", None), "--chat_template")
-    if verb == "curve" and len(set(given.sizes)) < 2:
-        problems.append(Problem("--sizes", given.sizes, "name two or more, such as --sizes 100 200 400"))
-    if problems:
-        raise ConfigError(problems, "the command line")
+    template = getattr(given, "chat_template", None)
+    if template and (template.endswith(".jinja") or "/" in template) and not os.path.isfile(template):
+        raise ConfigError([Problem("--chat_template", template, no_such("file", template))], "the command line")
 
 
 def require_yaml(path: str) -> None:

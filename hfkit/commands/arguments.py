@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from importlib.util import find_spec
 from pathlib import Path
 
-from hfkit.commands.config_checks import config_checks
+from hfkit.commands.config_checks import checks_in, evaluation_checks
 from hfkit.commands.hinting_parser import HintingParser
 from hfkit.commands.number_arguments import number_of_gigabytes, within
 from hfkit.config.evaluation import ArenaConfig, BenchConfig, EvaluateConfig, SampleConfig
@@ -15,6 +15,7 @@ from hfkit.config.fields import DTYPES
 from hfkit.config.labeling import LabelConfig
 from hfkit.config.parsing import parse
 from hfkit.config.registry import STAGES
+from hfkit.core.console import announce_libraries
 from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.home import expand_home
 from hfkit.core.names import NOT_UTF8, is_utf8, require_working_folder
@@ -51,12 +52,16 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     if first and (verb in STAGES or (verb in EVALUATIONS and first.endswith((".yaml", ".yml")))):
         argv = [f"--config={first}", *argv[1:]]
     if verb in STAGES:
-        return parse(STAGES[verb].config_class, argv, f"hfkit {verb}", description, config_checks(verb))
+        if not {"-h", "--help"} & {*argv}:
+            announce_libraries(verb)
+        return parse(
+            STAGES[verb].config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.stages.checks.stage")
+        )
     if verb in EVALUATIONS:
         config_class, key = EVALUATIONS[verb]
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
         argv = [SHORT_FLAGS.get(verb, {}).get(word, word) for word in argv]
-        return parse(config_class, argv, f"hfkit {verb}", description, config_checks(verb))
+        return parse(config_class, argv, f"hfkit {verb}", description, evaluation_checks(verb))
     return parse_namespace(verb, argv, description)
 
 
@@ -205,9 +210,7 @@ ARGUMENTS = {
     "curve": [
         argument("config", nargs="?", help="YAML of a stage; with --stage, flags alone are enough"),
         argument("--stage", help="stage of the YAML, if its name and keys do not show it"),
-        argument(
-            "--sizes", nargs="+", type=within(int, 1), required=True, metavar="ROWS", help="numbers of rows to train on"
-        ),
+        argument("--sizes", nargs="+", type=int, required=True, metavar="ROWS", help="numbers of rows to train on"),
         argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="SEED", help="default: 0 1"),
         argument("--output_dir", default="runs/curve", help="folder of the runs; default: %(default)s"),
     ],

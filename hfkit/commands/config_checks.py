@@ -3,26 +3,26 @@
 from importlib import import_module
 
 from hfkit.config.parsing import Check
-from hfkit.config.registry import STAGES
 from hfkit.core.console import announce_libraries
 from hfkit.core.errors import Problem
-from hfkit.stages.checks.numbers import number_problems
 
-EVALUATION_CHECKS, STAGE_CHECKS = "hfkit.evaluation.checks", "hfkit.stages.checks.stage"
-"""The modules that validate the config of an evaluation, and that of a stage."""
-OTHER_CHECKS = {"label": "hfkit.commands.label.checks"}
-"""The module that validates such a config, by verb; it imports no heavy library."""
+CHECKS = {"label": "hfkit.commands.label.checks"}
+"""The module that validates such a config, if it is not `hfkit.evaluation.checks`."""
 
 
-def config_checks(verb: str) -> Check:
-    """Return the checks of the config of an evaluation or a stage; heavy libraries load only if no input is missing."""
-    module = OTHER_CHECKS.get(verb, STAGE_CHECKS if verb in STAGES else EVALUATION_CHECKS)
+def checks_in(module: str) -> Check:
+    """Return a check that imports a module only when it gets a config, and calls the module's `problems_of`."""
+    return lambda config: import_module(module).problems_of(config)
+
+
+def evaluation_checks(verb: str) -> Check:
+    """Return the checks of an evaluation's config; those that import heavy libraries only if no input is missing."""
 
     def check(config) -> list[Problem]:
-        if missing := import_module("hfkit.commands.missing_inputs").problems_of(config):
-            return missing + (number_problems(config) if verb in STAGES else [])
-        if verb not in OTHER_CHECKS:
-            announce_libraries()
-        return import_module(module).problems_of(config)
+        if missing := checks_in("hfkit.commands.missing_inputs")(config):
+            return missing
+        if verb not in CHECKS:
+            announce_libraries(verb)
+        return checks_in(CHECKS.get(verb, "hfkit.evaluation.checks"))(config)
 
     return check

@@ -3,41 +3,34 @@
 The checks of configs report them too, with other problems, but need seconds to import the libraries of models.
 """
 
-import os
 from collections.abc import Iterator
 
 from hfkit.config.evaluation import JUDGE_KINDS, EvaluateConfig, split_name
-from hfkit.config.fields import ROLES, models_named
-from hfkit.config.input_paths import DATASETS
 from hfkit.core.errors import HfkitError, Problem
 from hfkit.core.hub_fetch import missing_folder_error, require_model
 from hfkit.core.hub_ids import split_revision
-from hfkit.core.missing_paths import no_such
 from hfkit.stages.checks.paths import missing_file_problem, variable_remedy
 
 
 def problems_of(config) -> list[Problem]:
-    """Return a problem for each model and each file of a config that does not exist."""
+    """Return a problem for each model and each file of a config of evaluations or labels that does not exist."""
     problems = [
         Problem(key, path, problem)
         for key, path, revision in models_of(config)
         if (problem := missing_model(path, revision))
     ]
-    if (path := getattr(config, "tokenizer_name_or_path", None)) and (problem := missing_folder(path)):
-        problems.append(Problem("tokenizer_name_or_path", path, problem))
-    for key in DATASETS:
-        for index, entry in enumerate(getattr(config, key, None) or []):
-            if entry.path and not entry.card and (found := missing_file_problem(entry.path)):
+    for key in ("datasets", "prompts"):
+        for index, entry in enumerate(getattr(config, key, [])):
+            if entry.path and (found := missing_file_problem(entry.path)):
                 problems.append(found.under(f"{key}[{index}]."))
-    return problems + missing_template(getattr(config, "chat_template", None), "chat_template")
+    return problems
 
 
 def models_of(config) -> Iterator[tuple[str, str, str]]:
-    """Yield key, path and revision of each model that a config names."""
+    """Yield key, path and revision of each model that a config of evaluations or labels names."""
     if isinstance(config, EvaluateConfig):
         yield from ((key, path, revision) for key, (_, path, revision) in config.models().items())
     else:
-        yield from ((ROLES[role][0], path, revision) for role, path, revision in models_named(config))
         for index, given in enumerate(getattr(config, "models", [])):
             yield f"models[{index}]", split_name(given)[1], "main"
     for key in ("reference", "reward_model", "judge"):
@@ -55,12 +48,6 @@ def missing_model(path: str, revision: str) -> str | None:
     except HfkitError as error:
         return str(error)
     return None
-
-
-def missing_template(path: str | None, key: str) -> list[Problem]:
-    """Return the problem of a file with a chat template that does not exist; other values name a template."""
-    is_file = path is not None and (path.endswith(".jinja") or "/" in path)
-    return [Problem(key, path, no_such("file", path))] if is_file and not os.path.isfile(path) else []
 
 
 def missing_folder(path: str) -> str | None:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from hfkit.config.card_names import card_names
-from hfkit.core.console import announce_libraries
 from hfkit.core.file_types import COMPRESSED, FILE_TYPES
 from hfkit.core.home import expand_home
 from hfkit.core.hub_ids import split_revision
@@ -167,7 +166,6 @@ class OutputFields(HubFields):
         """Return the trainer's config class; import it on demand, since it imports torch."""
         if cls.trainer_config is None:
             return None
-        announce_libraries()
         module, name = cls.trainer_config
         return getattr(importlib.import_module(module), name)
 

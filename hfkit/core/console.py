@@ -31,10 +31,10 @@ def say(message: str) -> None:
 
 
 @cache
-def announce_libraries() -> None:
-    """Print on stderr that PyTorch is loaded now, if it is not loaded yet: nothing else is printed for seconds."""
+def announce_libraries(verb: str) -> None:
+    """Print once, on stderr, that a verb loads PyTorch if it is not loaded yet: nothing else is printed for seconds."""
     if is_main_process() and "torch" not in sys.modules:
-        print("hfkit: loading PyTorch and Transformers", file=sys.stderr, flush=True)
+        print(f"hfkit {verb}: loading PyTorch and Transformers", file=sys.stderr, flush=True)
 
 
 _unrecorded: list[str] = []

@@ -60,7 +60,8 @@ def test_the_same_command_resumes_and_adds_sizes(words, tmp_path):
     ("words_of", "reported"),
     [
         (["--stage", "ppo", "--sizes", "1", "2"], "stage: 'ppo'"),
-        (["--stage", "sft", "--sizes", "8"], "--sizes: [8] -> name two"),
+        (["--stage", "sft", "--sizes", "8"], "--sizes: [8]"),
+        (["--stage", "sft", "--sizes", "8", "0"], "--sizes: 0"),
         (["--stage", "sft", "--sizes", "8", "16"], "test_split_size: None"),
     ],
 )

@@ -83,6 +83,9 @@ def curve_problems(stage: str, config, given: Namespace) -> list[Problem]:
     if stage not in measured:
         remedy = f"it has no held-out error of rows: use one of {', '.join(measured)}"
         return [Problem("stage", stage, remedy)]
+    if len(set(given.sizes)) < 2:
+        problems.append(Problem("--sizes", given.sizes, "name two or more, such as --sizes 100 200 400"))
+    problems += [Problem("--sizes", size, "must be above 0") for size in given.sizes if size < 1]
     if not config.test_split_size and not config.eval_datasets:
         problems.append(Problem("test_split_size", None, "missing: the error is that of held-out rows"))
     limited = [entry for entry in config.datasets if entry.rows or entry.tokens]
