@@ -260,7 +260,7 @@ def test_a_budget_other_than_rows_is_refused(sft_dir, data, key, budget):
 def test_rewards_and_a_reference_of_ones_own(sft_dir, base_dir, reward_dir, tmp_path):
     given = {"reward_model": str(reward_dir), "reference": str(base_dir), "output_dir": str(tmp_path)}
     metrics = evaluated(sft_dir, **given)["metrics"]
-    assert metrics["kl"] > 0
+    assert abs(metrics["kl"]) > 0.01  # of few samples, and so maybe negative; 0 with the reference of the run
     assert metrics["reward_low"] <= metrics["reward"] <= metrics["reward_high"]
     assert "kl" not in evaluated(sft_dir, **given, temperature=0)["metrics"]
 
