@@ -1,7 +1,7 @@
 """Exports the weights of a model, with its adapter merged, under the names in its base's files, for other engines."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -65,9 +65,10 @@ def in_files(model: PreTrainedModel, weights: list[NamedWeight]) -> list[NamedWe
     for index, weight in enumerate(weights):
         empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
         for name, part in revert_weight_conversion(model, {weight.name: empty}).items():
-            value = partial(lambda index, name: parts(index)[name], index, name)
             file_name = stored(name) if name == weight.name else name  # Transformers knows some names of text models
-            found.append(NamedWeight(file_name, part.dtype, [*part.shape], value))
+            found.append(
+                NamedWeight(file_name, part.dtype, [*part.shape], lambda index=index, name=name: parts(index)[name])
+            )
     return found
 
 
