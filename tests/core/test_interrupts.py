@@ -120,7 +120,8 @@ from hfkit.core import interrupts, signal_watch
 
 signal_watch.PATIENCE = 0.2
 with interrupts.catch_signals(ends_process=True, report=lambda number: print("killed after", number, flush=True)):
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], **quiet)
     with interrupts.defer_signals() if sys.argv[1] == "saving" else contextlib.nullcontext():
         print(child.pid, flush=True)
         if sys.argv[1] == "busy":  # no handler of Python runs meanwhile
