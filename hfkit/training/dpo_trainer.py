@@ -91,8 +91,26 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         both = [sum(pair) for pair in zip(chosen, rejected, strict=True)]
         return {"entropy": both, "logits/chosen": chosen, "mean_token_accuracy": chosen, "logits/rejected": rejected}
 
+    def compute_ref_log_probs(self, model, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the reference's log-probabilities of both sequences of N pairs, float32 (N,) each.
+
+        TRL computes those of `precompute_ref_log_probs` for whole batches, before it cuts any.
+        """
+        if not (self.precompute_ref_logps and self.max_tokens):
+            return super().compute_ref_log_probs(model, inputs)
+        found, order = [], []
+        for pairs, part in self.split_pairs(inputs):
+            found.append(super().compute_ref_log_probs(model, part))
+            order.append(pairs)
+        chosen, rejected = (torch.cat(side)[torch.cat(order).argsort()] for side in zip(*found, strict=True))
+        return chosen, rejected
+
     def split(self, batch: Batch) -> list[Batch]:
         """Return the micro-batches of a batch, of whole pairs, equally many in each process."""
+        return [part for _, part in self.split_pairs(batch)]
+
+    def split_pairs(self, batch: Batch) -> list[tuple[torch.Tensor, Batch]]:
+        """Return the micro-batches of a batch, each after the positions of its pairs in the batch, int64 (M,)."""
         count = len(batch["input_ids"]) // 2
         lengths = batch["attention_mask"].sum(1).view(2, count).amax(0).cpu().numpy()
         parts = []
@@ -100,9 +118,8 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
             pairs = torch.as_tensor(part, device=batch["input_ids"].device)
             width = round_up(int(lengths[part].max()), self.args.pad_to_multiple_of)
             both = torch.cat([pairs, pairs + count])
-            parts.append(
-                {name: values[pairs] if name in REFERENCE else values[both, :width] for name, values in batch.items()}
-            )
+            cut = {name: values[pairs] if name in REFERENCE else values[both, :width] for name, values in batch.items()}
+            parts.append((pairs, cut))
         return parts
 
     def cut(self, lengths: np.ndarray, sequences: np.ndarray | None = None) -> list[np.ndarray]:

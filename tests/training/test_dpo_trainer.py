@@ -199,6 +199,16 @@ def test_further_keys_of_trl_are_exact_in_micro_batches(trainer_of, pairs, setti
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
 
 
+def test_a_precomputed_reference_is_computed_in_micro_batches_too(trainer_of, pairs):
+    whole, cut = (trainer_of(max_tokens=most, precompute_ref_log_probs=True) for most in (None, 60))
+    batch, sizes = cut.data_collator(pairs), []
+    hook = {"hook": lambda model, args, kwargs: sizes.append(kwargs["input_ids"].numel()), "with_kwargs": True}
+    cut.ref_model.register_forward_pre_hook(**hook)
+    found = cut.compute_ref_log_probs(cut.ref_model, batch)
+    assert len(sizes) > 2 and max(sizes) <= 60
+    torch.testing.assert_close(found, whole.compute_ref_log_probs(whole.ref_model, batch), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("settings", [{}, {"precompute_ref_log_probs": True}], ids=["", "precomputed"])
 @pytest.mark.parametrize(("sizes", "computed"), [((2, 2, 2), [0, 0, 6]), ((4, 2), [4, 2])], ids=["equal", "unequal"])
 def test_batches_of_a_step_are_joined_if_their_mean_stays(trainer_of, sizes, computed, settings):

@@ -36,6 +36,8 @@ SLOW_PEAKS = [
     ("dpo", {}),
     ("dpo", {**LORA, "load_in_4bit": True, "bf16": True, "form": "rankings"}),
     ("dpo", {**LORA, "gradient_checkpointing": True}),
+    ("dpo", {**LORA, "precompute_ref_log_probs": True}),
+    ("dpo", {**LORA, "precompute_ref_log_probs": True, "precompute_ref_batch_size": 32, "bf16": True}),
     ("ppo", LORA),
     ("ppo", {**LORA, "bf16": True}),
     ("ppo", {**LORA, "gradient_checkpointing": True}),

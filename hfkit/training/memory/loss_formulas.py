@@ -28,6 +28,13 @@ def preference_loss_bytes(decoder: Decoder, run: Pass) -> int:
     return 4 * run.tokens * decoder.vocab * FP32
 
 
+def reference_bytes(decoder: Decoder, run: Pass) -> int:
+    """Return the bytes of log-probabilities without gradients: logits in fp32, also in 16 bits where the head computes
+    in them, and the exponentials of a row."""
+    logits = run.tokens * (FP32 + (BF16 if run.inner == BF16 else 0)) + run.length * FP32
+    return max(inference_bytes(decoder, run), logits * decoder.vocab)
+
+
 def fused_head_bytes(decoder: Decoder, run: Pass, tokens: int, tile: tuple[int, int]) -> int:
     """Return the bytes of the log-probabilities that TRL computes from the weights of the output head.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hfkit.core.compat_trl import fused_head_tile, has_plain_loss
+from hfkit.training.arguments import max_tokens
 from hfkit.training.memory import formulas, loss_formulas
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.formulas import BF16, FP32, Pass
@@ -115,6 +116,8 @@ def trainer_phases(
         "loss": kept + logits + accumulated + whole.forward,
         "backward": whole.backward(kept + accumulated, gradients, backward),
     }
+    if getattr(stage.arguments, "precompute_ref_log_probs", False):
+        phases["reference"] = precomputed_bytes(stage, role, run)
     if config.eval_datasets or config.test_split_size is not None:
         test = replace(run, rows=stage.replies * config.per_device_eval_batch_size)
         phases["eval"] = formulas.inference_bytes(role.decoder, test) + stage_loss_bytes(stage, role, test)
@@ -136,9 +139,19 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
         return loss_formulas.chunked_loss_bytes(role.decoder, run)
     if tile := fused_head_tile():
         return loss_formulas.fused_head_bytes(role.decoder, run, run.tokens, tile)
-    if has_reference:
+    if has_reference and not stage.arguments.precompute_ref_log_probs:
         return loss_formulas.preference_loss_bytes(role.decoder, run)
     return loss_formulas.loss_bytes(role.decoder, run.tokens)
+
+
+def precomputed_bytes(stage, role: Role, run: Pass) -> int:
+    """Return the bytes of a batch of log-probabilities of the reference that are computed before training."""
+    config, arguments = stage.config, stage.arguments
+    sizes = [config.per_device_train_batch_size, config.per_device_eval_batch_size]
+    tokens = stage.replies * stage.row_length * (arguments.precompute_ref_batch_size or max(sizes))
+    limit = max_tokens(config, stage.row_length, stage.replies) or tokens
+    batch = replace(run, rows=ceil(min(tokens, limit) / stage.row_length))
+    return loss_formulas.reference_bytes(role.decoder, batch)
 
 
 def ppo_phases(
