@@ -164,4 +164,4 @@ def test_weights_that_fsdp_shards_are_sent_whole(config_of, serve_vllm, on_serve
         launch(train, config, str(DOUBLE), tmp_path, engine=engine)
     assert not [*tmp_path.glob("rank-*")]
     replies = [[line["reply"] for line in rollouts(tmp_path / name)] for name in ("None", "fsdp2")]
-    assert replies[0] == replies[1] and len({*replies[0]}) > 4
+    assert replies[0] == replies[1] and len({*replies[0]}) > 2
