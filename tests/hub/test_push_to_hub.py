@@ -93,6 +93,7 @@ def test_every_save_pushes_checkpoints_and_does_not_change_training(runs, each, 
     assert not [*(folder / "each").glob(".hub*")]
 
 
+@pytest.mark.slow
 def test_training_continues_without_the_hub_and_prints_push_commands(ann, pipeline, folder, hub_server, healed):
     stages = {stage: f"{stage}.yaml" for stage in ("tokenizer", "pretrain", "sft")}
     (folder / "down.yaml").write_text(yaml.safe_dump({"output_dir": "down", "stages": stages}))
