@@ -61,6 +61,7 @@ def test_the_exit_status_is_1_past_a_threshold(data_verb, kind):
     assert all("hfkit data preview --lost" in line or ", or raise max_" in line for line in warnings)  # what to do
 
 
+@pytest.mark.slow
 def test_thresholds_are_options(data_verb):
     rows = [*different(TURN, 9), ENDED, ENDED]
     assert data_verb("check", "sft", rows)[0] == 1

@@ -109,6 +109,7 @@ def test_other_data_give_pipelines_that_run_unchanged(files, base_dir, words, st
     assert {read_record(Path("mine/runs") / stage)["status"] for stage in stages} == {"done"}
 
 
+@pytest.mark.slow
 def test_each_file_goes_to_the_stages_that_read_it(files, base_dir):
     data = [files[name] for name in ("messages", "pairs", "prompts")]
     words = ["--data", *data, "--sft.seed", "8", "--seed", "7", "--sft.lora_r", "4", "--output_dir", "mine"]

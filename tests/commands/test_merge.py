@@ -12,7 +12,7 @@ from conftest import NAMES, ROWS, write_rows
 from forks import run_without_hfkit
 from huggingface_hub import ModelCard
 from meter import ModelMeter
-from quick import mostly_slow, slow
+from quick import mostly_slow
 from read_rows import encode_conversation
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig, LlamaModel
@@ -186,7 +186,8 @@ def test_it_is_written_in_the_dtype_asked_for(sft_dir, tmp_path, dtype):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == str(expected).removeprefix("torch.")
 
 
-@pytest.mark.parametrize("adapted", ["lm_head", slow("embed_tokens")])
+@pytest.mark.slow
+@pytest.mark.parametrize("adapted", ["lm_head", "embed_tokens"])
 def test_one_of_two_tied_matrices_is_merged_alone(run_stage, tmp_path, rows, adapted):
     from conftest import SHAPE
 

@@ -157,6 +157,7 @@ def test_every_plot_is_a_png_too(page, pipeline):
     assert {"lineage.png", "ppo-reward.png", "sft-loss.png"} <= {*plots}
 
 
+@pytest.mark.slow
 def test_an_arena_is_shown_and_what_models_wrote_is_text(part):
     folder = part("sft")
     (folder / "arena").mkdir()

@@ -79,6 +79,7 @@ def each(sft):
     assert ran.status == 0, ran.stderr
 
 
+@pytest.mark.slow
 def test_every_save_pushes_checkpoints_and_does_not_change_training(runs, each, folder, hub_server):
     repo = hub_server.store.repo("ann/each")
     assert repo.private

@@ -196,12 +196,10 @@ def test_the_best_checkpoint_by_the_held_out_reward_is_published(run_stage, meth
 # Signals
 
 SIGNALS = [*product(METHODS, LENGTHS, ("rollout", "loss"))]
-QUICK_SIGNALS = [("grpo", "within a batch", "rollout")]
 
 
-@pytest.mark.parametrize(
-    ("method", "whole", "moment"), mostly_slow(SIGNALS, QUICK_SIGNALS), indirect=["method", "whole"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "whole", "moment"), SIGNALS, indirect=["method", "whole"])
 def test_a_signal_leaves_the_checkpoint_of_the_last_update(run_stage, whole, method, monkeypatch, tmp_path, moment):
     """While responses are sampled, the step is dropped; within an update it is left too, in one process."""
     done, changes = whole

@@ -93,6 +93,7 @@ def test_all_problems_are_reported_by_their_keys(config_of, tmp_path, changes, k
     assert sorted(problem.key for problem in raised.value.problems) == keys
 
 
+@pytest.mark.slow
 def test_a_field_of_trls_own_config_reaches_the_trainer(run_stage, tmp_path):
     folder = run_stage("sft", tmp_path / "out", neftune_noise_alpha=5.0, max_steps=1)
     assert read_record(folder)["config"]["neftune_noise_alpha"] == 5.0
