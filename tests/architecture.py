@@ -6,6 +6,7 @@ Imports inside functions count like any other.
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "hfkit"
@@ -18,6 +19,7 @@ SHARED_NAMES = {
 """Names that more than one module may define, and why."""
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Return the syntax tree of each module of the package, by its dotted name."""
     trees = {}

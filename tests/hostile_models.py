@@ -64,7 +64,7 @@ def change_json(file: Path, **changes) -> None:
     file.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
 
 
-def inputs(table: dict, every: int = 3) -> list:
+def inputs(table: dict, every: int = 6) -> list:
     """Return the parameters of a table of inputs by name: every n-th in each run, all in `make test-slow`."""
     marks = ([] if index % every == 0 else [pytest.mark.slow] for index in range(len(table)))
     return [

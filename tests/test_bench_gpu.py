@@ -18,7 +18,6 @@ import psutil
 import pytest
 from conftest import python_path
 from forks import HFKIT, Fork
-from quick import mostly_slow
 
 ROOT = Path(__file__).parents[1]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -94,7 +93,8 @@ def test_a_model_is_made_only_if_there_is_time_to_use_it(tmp_path, monkeypatch):
     assert [*record_in(tmp_path)["rows"]] == ["make 1B", "a row"]
 
 
-@pytest.mark.parametrize(("number", "started"), mostly_slow(product(SIGNALS, (1, 3)), [(signal.SIGTERM, 1)]))
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "started"), [*product(SIGNALS, (1, 3))])
 def test_a_signal_ends_the_row_with_all_its_processes(number, started, tmp_path):
     """Some processes of tests are in their own sessions.
 

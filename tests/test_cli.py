@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import python_path
+from quick import slow
 
 from hfkit import __version__, cli
 from hfkit.config.registry import MERGE, STAGES
@@ -111,7 +112,7 @@ def test_tracebacks_are_for_bugs_and_for_debugging(hfkit):
     [
         ({}, "ALLOC_CONF': 'expandable_segments:True'}"),
         ({"MALLOC_CONF": "narenas:2"}, "ALLOC_CONF': 'expandable_segments:True'}"),  # a setting of another allocator
-        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "{'PYTORCH_CUDA_ALLOC_CONF': 'backend:native'}"),
+        slow({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "{'PYTORCH_CUDA_ALLOC_CONF': 'backend:native'}"),
     ],
 )
 def test_segments_of_gpu_memory_grow_unless_the_environment_configures_them(hfkit, monkeypatch, own, printed):

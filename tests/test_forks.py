@@ -65,6 +65,7 @@ def test_it_ends_like_python(last, status, error):
     assert error in ran.stderr and bool(error) == bool(ran.stderr)
 
 
+@pytest.mark.slow
 def test_processes_share_a_server():
     """Each of several forks of this process starts forks at the same time as the others."""
     run("pass")

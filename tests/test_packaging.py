@@ -51,6 +51,7 @@ def test_the_wheel_has_all_that_the_code_reads(built):
     assert not [name for name in names if name.split("/")[0] not in ("hfkit", f"hfkit-{__version__}.dist-info")]
 
 
+@pytest.mark.slow
 def test_the_sdist_builds_the_same_wheel(built, tmp_path):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         archive.extractall(tmp_path, filter="data")

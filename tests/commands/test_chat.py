@@ -144,6 +144,7 @@ def test_ctrl_c_between_a_reply_and_the_next_line_ends_a_pipe_alone(monkeypatch,
     assert answered == ["Hello"] and (not typed or next(lines, None) is None)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_reply_and_not_the_program(base_dir, tmp_path):
     """What ends this model's responses is a token that it never saw: they are longer than a terminal takes unread."""
     folder = shutil.copytree(base_dir, tmp_path / "base", ignore=shutil.ignore_patterns("checkpoint-*"))
@@ -163,6 +164,7 @@ def test_ctrl_c_stops_a_reply_and_not_the_program(base_dir, tmp_path):
         assert terminal.end() == 0
 
 
+@pytest.mark.slow
 def test_two_models_side_by_side_in_a_terminal(sft_dir, base_dir):
     with talking(sft_dir, "--against", base_dir, "--length", 8) as terminal:
         terminal.wait("sft and pretrain: /help")
@@ -205,6 +207,7 @@ def logits_of(model, ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([ids])).logits
 
 
+@pytest.mark.slow
 def test_adapters_of_one_base_share_it_and_stay_what_they_are(sft_dir, ppo_dir, base_dir):
     loaded = LoadedModels()
     sft = loaded.add(str(sft_dir))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from quick import mostly_slow
+from quick import mostly_slow, slow
 
 from hfkit.cli import main
 from hfkit.core.files import read_json_mapping
@@ -26,11 +26,14 @@ SFT = ("sft", "turns.jsonl")
 
 
 @pytest.mark.parametrize(("stage", "rows"), mostly_slow([SFT, ("reward", "pairs.jsonl")], [SFT]))
-def test_runs_of_each_size_and_seed_are_measured_on_the_same_rows(words, tmp_path, capfd, stage, rows):
-    assert main([*words(stage, rows), "--sizes", "16", "8", "--seeds", "0", "1"]) == 0
+@pytest.mark.parametrize("seeds", ["0", slow("01")])
+def test_runs_of_each_size_and_seed_are_measured_on_the_same_rows(words, tmp_path, capfd, stage, rows, seeds):
+    assert main([*words(stage, rows), "--sizes", "16", "8", "--seeds", *seeds]) == 0
     folder = tmp_path / "curve"
     result = read_json_mapping(folder / "curve.json")
-    assert [(point["rows"], point["seed"]) for point in result["points"]] == [(8, 0), (8, 1), (16, 0), (16, 1)]
+    assert [(point["rows"], point["seed"]) for point in result["points"]] == [
+        (size, int(seed)) for size in (8, 16) for seed in seeds
+    ]
     for point in result["points"]:
         assert point["low"] <= point["value"] <= point["high"]
         record = read_record(folder / f"{point['rows']}-seed-{point['seed']}")
@@ -43,6 +46,7 @@ def test_runs_of_each_size_and_seed_are_measured_on_the_same_rows(words, tmp_pat
     assert (folder / "curve.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_and_adds_sizes(words, tmp_path):
     command = words("sft", "turns.jsonl")
     assert main([*command, "--sizes", "8", "12", "--seeds", "0"]) == 0

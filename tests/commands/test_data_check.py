@@ -61,6 +61,7 @@ def test_the_exit_status_is_1_past_a_threshold(data_verb, kind):
     assert all("hfkit data preview --lost" in line or ", or raise max_" in line for line in warnings)  # what to do
 
 
+@pytest.mark.slow
 def test_thresholds_are_options(data_verb):
     rows = [*different(TURN, 9), ENDED, ENDED]
     assert data_verb("check", "sft", rows)[0] == 1
@@ -89,6 +90,7 @@ def test_held_out_rows_in_training_are_reported(data_verb, rows_file):
     assert "10.0% of the training rows have held-out prompts, above max_overlap: 0.0%. Remove these prompts" in err
 
 
+@pytest.mark.slow
 def test_held_out_rows_past_a_budget_are_not_held_out(data_verb, rows_file):
     held_out = [{**rows_file(different(TURN, 5), "test.jsonl")[0], "rows": 2}]
     out = data_verb("check", "sft", different(TURN), max_length=64, eval_datasets=held_out)[1]
@@ -116,6 +118,7 @@ def test_cut_tokens_are_counted_and_placed_in_the_histogram(data_verb, tokenizer
     assert re.search(r"1  past the limit", out)
 
 
+@pytest.mark.slow
 def test_the_histogram_begins_at_the_shortest_row(data_verb):
     buckets = []
     for rows in ([TURN] * 20, different({**TURN, "response": "Ann likes red. " * 8})):
@@ -126,6 +129,7 @@ def test_the_histogram_begins_at_the_shortest_row(data_verb):
     assert int(buckets[1][0][2]) > 0 and sum(int(rows) for *_, rows in buckets[1]) == 30
 
 
+@pytest.mark.slow
 def test_rows_that_keep_leaves_out_are_counted(data_verb, tmp_path):
     write_rows(tmp_path / "rated.jsonl", [{**row, "stars": 1 + (number % 3 > 0)} for number, row in enumerate(ROWS)])
     recipe = {"path": str(tmp_path), "form": "prompt_response", "files": {"train": "rated.jsonl"}}
@@ -136,6 +140,7 @@ def test_rows_that_keep_leaves_out_are_counted(data_verb, tmp_path):
     assert "20 rows, 20 kept" in out and "10 more rows left out by keep or drop_ties" in out
 
 
+@pytest.mark.slow
 def test_rankings_are_checked_by_their_pairs(data_verb):
     row = {"prompt": "What?", "replies": ["Ann likes red, thank you.", "red", "blue and green"], "ranks": [1, 2, 3]}
     rows = [{**row, "prompt": f"What? {number}"} for number in range(20)] + [{**row, "ranks": [1, 1, 1]}]

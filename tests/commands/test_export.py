@@ -212,6 +212,7 @@ def test_vllm_gets_an_adapter_and_its_base(sft_dir, base_dir, tmp_path):
     assert (out / "chat_template.jinja").read_text() == CHAT_TEMPLATE.read_text()
 
 
+@pytest.mark.slow
 def test_vllm_takes_base_and_revision_from_the_hub(hub, base_dir, run_stage, tmp_path):
     name = hub("b" * 40, base_dir)
     adapter = run_stage("sft", tmp_path / "sft", model_name_or_path=name, max_steps=1)

@@ -10,6 +10,7 @@ from conftest import FACTS, NAMES, write_rows
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
+from quick import slow
 from transformers import AutoTokenizer
 
 from hfkit import cli
@@ -108,6 +109,7 @@ def test_other_data_give_pipelines_that_run_unchanged(files, base_dir, words, st
     assert {read_record(Path("mine/runs") / stage)["status"] for stage in stages} == {"done"}
 
 
+@pytest.mark.slow
 def test_each_file_goes_to_the_stages_that_read_it(files, base_dir):
     data = [files[name] for name in ("messages", "pairs", "prompts")]
     words = ["--data", *data, "--sft.seed", "8", "--seed", "7", "--sft.lora_r", "4", "--output_dir", "mine"]
@@ -121,6 +123,7 @@ def test_each_file_goes_to_the_stages_that_read_it(files, base_dir):
     assert "model_name_or_path" not in written["reward"]  # the pipeline gives it the SFT model
 
 
+@pytest.mark.slow
 def test_pairs_of_another_format_are_also_instructions(files, base_dir):
     assert init(base_dir, "--data", files["alpaca_pairs"], "--output_dir", "mine") == 0
     columns = {"prompt": "{instruction}\n\n{input}", "response": "chosen"}
@@ -130,6 +133,7 @@ def test_pairs_of_another_format_are_also_instructions(files, base_dir):
     assert read()["reward"]["datasets"] == [{"path": "alpaca_pairs.jsonl"}]
 
 
+@pytest.mark.slow
 def test_lengths_are_those_of_nearly_all_rows(base_dir, tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"Who {index}?", "response": "Ann. " * (40 if index < 2 else 4)} for index in range(100)]
@@ -142,6 +146,7 @@ def test_lengths_are_those_of_nearly_all_rows(base_dir, tmp_path, monkeypatch, t
     assert cli.main(["run", "mine/pipeline.yaml"]) == 0
 
 
+@pytest.mark.slow
 def test_rows_that_a_stage_would_drop_raise_max_dropped(base_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     long = [{"prompt": "Who? " * 100, "response": "Ann."}] * 2 + [{"prompt": "Who?", "response": "Ann. " * 100}] * 2
@@ -165,6 +170,7 @@ def large(tmp_path, base_dir):
     return folder
 
 
+@pytest.mark.slow
 def test_a_base_that_does_not_fit_is_in_4_bits_in_every_stage(files, large, capsys):
     stages = ("sft", "reward", "ppo")
     assert init(large, "--data", files["pairs"], "--gpu", "80", "--output_dir", "wide") == 0
@@ -180,6 +186,7 @@ def test_a_base_that_does_not_fit_is_in_4_bits_in_every_stage(files, large, caps
     assert not Path("none").exists()
 
 
+@pytest.mark.slow
 def test_a_model_without_a_chat_template_gets_one(files, base_dir, tmp_path, capsys):
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -199,20 +206,20 @@ def test_a_model_without_a_chat_template_gets_one(files, base_dir, tmp_path, cap
         (["--model", "BASE"], "--data: missing -> the data: files"),
         (["--model", "BASE", "--data", "none.jsonl"], "--data[0].path: 'none.jsonl' -> no such file"),
         (["--data", "none.jsonl", "--goal", "rewrad"], "--goal: 'rewrad' -> did you mean reward?"),
-        (
+        slow(
             ["--model", "BASE", "--data", "prompts.jsonl"],
             "--data: missing -> sft can read none of the data: add a file",
         ),
-        (
+        slow(
             ["--model", "BASE", "--data", "messages.jsonl", "--goal", "ppo"],
             "reward can read none of the data: add a file of pairs or rankings of responses, or name reward functions",
         ),
         (["--model", "BASE", "--data", "pairs.jsonl", "--learning_rat", "1"], "--learning_rat: '1' -> no key of sft"),
-        (
+        slow(
             ["--model", "BASE", "--data", "messages.jsonl", "--ppo.learning_rate", "1e-5"],
             "--ppo.learning_rate: '1e-5' -> the pipeline's stages are: sft",
         ),
-        (
+        slow(
             ["--model", "BASE", "--data", "pairs.jsonl", "--goal", "reward", "--reward_functions", LENGTH],
             f"--reward_functions: '{LENGTH}' -> no key of sft, reward",
         ),
@@ -242,7 +249,8 @@ def test_no_file_is_overwritten(files, base_dir, capsys):
     assert [path.name for path in Path("mine").iterdir()] == ["reward.yaml"]
 
 
-@pytest.mark.parametrize("model", ["mine", "."])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [slow("mine"), "."])
 def test_the_default_folder_is_not_the_models(files, base_dir, monkeypatch, model):
     shutil.copytree(base_dir, "mine", ignore=shutil.ignore_patterns("checkpoint-*"))
     before = sorted(Path("mine").iterdir())
@@ -255,6 +263,7 @@ def test_the_default_folder_is_not_the_models(files, base_dir, monkeypatch, mode
     assert [path for path in sorted(Path("mine").iterdir()) if path.name != "mine-pipeline"] == before
 
 
+@pytest.mark.slow
 def test_what_flags_give_stays(files, large):
     words = ["--data", files["pairs"], "--gpu", "3", "--goal", "sft", "--output_dir"]
     assert init(large, *words, "eight", "--load_in_8bit", "--per_device_eval_batch_size", "1") == 0
@@ -264,7 +273,7 @@ def test_what_flags_give_stays(files, large):
     assert not Path("full").exists()
 
 
-@pytest.mark.parametrize(("memory", "status"), [("", 0), ("8", 0), ("much", 2)])
+@pytest.mark.parametrize(("memory", "status"), [("", 0), slow("8", 0), slow("much", 2)])
 def test_on_a_terminal_it_asks_for_what_no_flag_says(files, base_dir, monkeypatch, capsys, memory, status):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setenv("HOME", str(Path.cwd()))
@@ -295,6 +304,7 @@ def test_ctrl_d_ends_the_questions(base_dir, monkeypatch, capsys):
     assert capsys.readouterr().err == "hfkit init: interrupted\n"
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_a_token_to_pad_with_is_refused_with_the_flag(files, base_dir, tmp_path, capsys):
     folder = shutil.copytree(base_dir, tmp_path / "unpadded", ignore=shutil.ignore_patterns("checkpoint-*"))
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -136,7 +136,7 @@ def test_a_command_saved_as_text(translated, tmp_path, text, stage, wanted):
     assert read_foreign(str(tmp_path / "theirs.yaml"), None).stage == stage
 
 
-@pytest.mark.parametrize("tool", ["LLaMA-Factory", "axolotl", "TRL"])
+@pytest.mark.parametrize("tool", mostly_slow(["LLaMA-Factory", "axolotl", "TRL"], ["TRL"]))
 @pytest.mark.parametrize("value", mostly_slow([True, 3, "x", ["x"], {"x": 1}], ["x"]))
 def test_every_key_is_translated_or_reported(tool, value):
     stages = [stage for stage, spec in STAGES.items() if spec.loop]

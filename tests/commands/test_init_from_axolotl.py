@@ -6,6 +6,7 @@ import pytest
 import yaml
 from foreign_fixtures import values
 from jinja2 import Environment
+from quick import mostly_slow
 
 from hfkit.cli import main
 
@@ -46,7 +47,9 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "with_input", "without"), PROMPTS, ids=["alpaca", "chat", "own", "defaults"])
+@pytest.mark.parametrize(
+    ("kind", "with_input", "without"), mostly_slow(PROMPTS, PROMPTS[1:3]), ids=["alpaca", "chat", "own", "defaults"]
+)
 def test_rows_have_the_prompts_of_axolotl(kind, with_input, without, base_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = tmp_path / "rows.jsonl"

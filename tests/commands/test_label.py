@@ -12,6 +12,7 @@ import pytest
 from conftest import write_rows
 from forks import FEW, run
 from label_pages import Labeler, request
+from quick import slow
 
 from hfkit.core.files import read_json_mapping
 
@@ -111,6 +112,7 @@ def test_undo_takes_back_the_last_judgement_and_then_the_one_before(start, tmp_p
     assert [event["kind"] for event in events_in(tmp_path / "labels")] == ["judgement", "skip", "undo", "undo"]
 
 
+@pytest.mark.slow
 def test_the_later_judgement_of_a_row_counts(start, tmp_path):
     server = start(samples(2, replies=2))
     ann = Labeler(server.url, "Ann")
@@ -125,7 +127,7 @@ def test_the_later_judgement_of_a_row_counts(start, tmp_path):
     assert read_json_mapping(tmp_path / "labels" / "labels.json")["counts"]["judgements"] == 1
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [slow(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_page_for_those_on_it_with_files_and_counts(start, tmp_path, number, status):
     server = start(samples(4))
     ann = Labeler(server.url, "Ann")
@@ -140,6 +142,7 @@ def test_a_signal_ends_the_page_for_those_on_it_with_files_and_counts(start, tmp
     assert not (tmp_path / "labels" / "instructions.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_sixty_judgements_of_two_people_survive_five_kills(servers, tmp_path):
     """Ann and Bob judge 30 rows each at once, and repeat what got no answer; kill -9 ends the server five times."""
     file, port, folder = write_rows(tmp_path / "rows.jsonl", samples(60)), free_port(), tmp_path / "labels"
@@ -218,6 +221,7 @@ def test_the_files_are_written_while_the_page_runs(start, tmp_path):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_the_page_goes_on_when_the_results_cannot_be_written(start, tmp_path):
     server, blocked = start(samples(25)), tmp_path / "labels" / "labels.json"
     blocked.mkdir()
@@ -245,6 +249,7 @@ def test_the_page_ends_when_it_is_complete(start, tmp_path):
     assert len(lines_of(tmp_path / "labels" / "rankings.jsonl")) == 1
 
 
+@pytest.mark.slow
 def test_judgements_of_rows_that_are_gone_are_kept(start, tmp_path):
     server = start(samples(3))
     ann = Labeler(server.url, "Ann")
@@ -280,6 +285,7 @@ def test_a_port_in_use_and_a_folder_in_use_are_errors(servers, start, tmp_path):
     assert again.end() == 1 and "another process is labeling into" in again.printed()
 
 
+@pytest.mark.slow
 def test_prompts_alone_and_single_responses_and_pairs(start, tmp_path):
     pairs = write_rows(tmp_path / "pairs.jsonl", [{"prompt": "p", "chosen": "good", "rejected": "bad"}])
     thumbs = [{"prompt": "t", "completion": "yes", "label": True}, {"prompt": "u", "completion": "no", "label": False}]
@@ -337,6 +343,7 @@ print(sorted({"peft", "trl", "transformers.modeling_utils"} & {*sys.modules}))
 """
 
 
+@pytest.mark.slow
 def test_people_do_not_wait_for_the_libraries_of_training(tmp_path):
     file = write_rows(tmp_path / "rows.jsonl", samples(2))
     ran = run(LOADED, "label", file, "--export", "--output_dir", tmp_path / "labels", level=FEW)

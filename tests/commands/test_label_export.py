@@ -138,6 +138,7 @@ def test_rows_with_tools_and_messages_are_shown_as_text(config):
     assert without_nulls(row.prompt)[0] == TURN[0]
 
 
+@pytest.mark.slow
 def test_exported_rows_train_a_reward_model_and_sft(config, tmp_path, base_dir, hfkit):
     rows = samples()
     given = config(rows, export=True)

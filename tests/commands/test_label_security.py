@@ -115,6 +115,7 @@ def test_wrong_passwords_of_an_address_take_turns_and_further_ones_do_not_wait(t
     assert ended == {False: MOST_ATTEMPTS, 429: 20 - MOST_ATTEMPTS} and seconds >= MOST_ATTEMPTS * 0.02
 
 
+@pytest.mark.slow
 def test_a_session_survives_a_restart_and_ends_with_a_new_password(servers, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", ROWS)
     argv = (rows, "--output_dir", tmp_path / "labels", "--port", 0)

@@ -84,28 +84,36 @@ def qreward_dir(run_stage, runs):
 
 
 ADAPTERS = ["sft_dir", "ppo_dir", "reward_dir", "rslora_dir", "qlora_dir", "qreward_dir"]
+each_adapter = pytest.mark.parametrize("name", mostly_slow(ADAPTERS, ["sft_dir", "reward_dir", "qlora_dir"]))
 
 
 @pytest.fixture(scope="module")
 def fresh(merged, folder, rows):
-    """Logits of each merged model as a process without hfkit computed them, by adapter and dtype."""
+    """fresh(name) -> the logits of a merged adapter by its dtype, as a process without hfkit computed them."""
     np.save(folder / "rows.npy", rows)
-    kinds = [("reward" if "reward" in name else "policy", name) for name in ADAPTERS]
-    folders = [f"{kind}={merged(name, dtype)}" for kind, name in kinds for dtype in ("float32", "bfloat16")]
-    run_without_hfkit(SCRIPT, str(folder / "rows.npy"), *folders, cwd=folder)
-    return lambda name, dtype: np.load(folder / f"{merged(name, dtype).name}.npy")
+
+    def run(name: str) -> dict[str, np.ndarray]:
+        kind = "reward" if "reward" in name else "policy"
+        folders = {dtype: merged(name, dtype) for dtype in ("float32", "bfloat16")}
+        run_without_hfkit(
+            SCRIPT, str(folder / "rows.npy"), *(f"{kind}={path}" for path in folders.values()), cwd=folder
+        )
+        return {dtype: np.load(folder / f"{path.name}.npy") for dtype, path in folders.items()}
+
+    return run
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@each_adapter
 def test_pain_27_in_a_fresh_process_it_gives_the_adapters_logits(fresh, rows, name, request):
     here = logits_of(open_here(request.getfixturevalue(name)), rows)
-    assert np.abs(fresh(name, "float32") - here).max() < 1e-5
+    there = fresh(name)
+    assert np.abs(there["float32"] - here).max() < 1e-5
     rounding = 2**-8 * np.abs(here).max()
-    assert np.abs(fresh(name, "bfloat16") - here).max() < 8 * rounding
+    assert np.abs(there["bfloat16"] - here).max() < 8 * rounding
 
 
 @pytest.mark.any_device
-@pytest.mark.parametrize("name", ADAPTERS)
+@each_adapter
 def test_what_is_written_is_the_float32_merge_rounded_once(merged, name):
     exact, rounded = (load_file(merged(name, dtype) / "model.safetensors") for dtype in ("float32", "bfloat16"))
     assert exact.keys() == rounded.keys()
@@ -113,7 +121,7 @@ def test_what_is_written_is_the_float32_merge_rounded_once(merged, name):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["sft_dir", "ppo_dir", "rslora_dir", "qlora_dir"])
+@pytest.mark.parametrize("name", mostly_slow(["sft_dir", "ppo_dir", "rslora_dir", "qlora_dir"], ["qlora_dir"]))
 def test_its_perplexity_is_that_of_the_adapter_on_the_unquantized_base(
     merged, request, name, dtype, held_out, tokenizer
 ):
@@ -161,6 +169,7 @@ def test_it_is_an_ordinary_folder(merged, request, name, tokenizer, base_dir):
     assert (record["lineage"][0]["role"], record["lineage"][0]["weights_sha256"]) == ("adapter", weights_hash(adapter))
 
 
+@pytest.mark.slow
 def test_stages_and_scorers_take_it_as_any_other_model(merged, run_stage, tmp_path, reward_dir):
     reward = hfkit.load_reward(str(merged("reward_dir", "float32")))
     assert torch.allclose(reward(PROMPTS, REPLIES), hfkit.load_reward(str(reward_dir))(PROMPTS, REPLIES), atol=1e-6)
@@ -177,6 +186,7 @@ def test_it_is_written_in_the_dtype_asked_for(sft_dir, tmp_path, dtype):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == str(expected).removeprefix("torch.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapted", ["lm_head", "embed_tokens"])
 def test_one_of_two_tied_matrices_is_merged_alone(run_stage, tmp_path, rows, adapted):
     from conftest import SHAPE
@@ -199,6 +209,7 @@ def test_an_adapter_from_the_hub_is_merged(hub, sft_dir, merged, tmp_path):
     assert parent["weights_sha256"] == weights_hash(sft_dir)
 
 
+@pytest.mark.slow
 def test_a_hub_base_is_named_in_the_card(run_stage, hub, base_dir, tmp_path):
     name = hub("b" * 40, base_dir)
     adapter = run_stage("sft", tmp_path / "sft", model_name_or_path=name, max_steps=1)
@@ -239,6 +250,7 @@ def test_the_cost_of_4_bits_is_that_of_the_policy_on_the_rows_held_out(merged, q
     assert read_record(again)["metrics"]["eval_loss_merged"] == pytest.approx(metrics["eval_loss_merged"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_cost_of_4_bits_to_a_reward_model(merged, qreward_dir, held_out, tokenizer):
     folder, trained = merged("qreward_dir"), read_record(qreward_dir)
     metrics, card = read_record(folder)["metrics"], (folder / "README.md").read_text()
@@ -247,6 +259,7 @@ def test_the_cost_of_4_bits_to_a_reward_model(merged, qreward_dir, held_out, tok
     assert f"differ by {metrics['eval_reward_difference']:.4f} on average" in card
 
 
+@pytest.mark.slow
 def test_ppo_over_4_bits_is_measured_on_the_replies_held_out_of_its_sft_model(run_stage, tmp_path):
     pytest.importorskip("bitsandbytes")
     folder = run_stage("ppo", tmp_path / "ppo", **QLORA, total_episodes=4)
@@ -255,7 +268,8 @@ def test_ppo_over_4_bits_is_measured_on_the_replies_held_out_of_its_sft_model(ru
     assert record["data"]["test"]["sources"][0]["path"].endswith("turns.jsonl")
 
 
-@pytest.mark.parametrize("why", mostly_slow(["no rows held out", "gone", "changed"], ["changed"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("why", ["no rows held out", "gone", "changed"])
 def test_the_card_states_what_was_not_measured(run_stage, tmp_path, rows_file, why, capsys):
     pytest.importorskip("bitsandbytes")
     datasets = rows_file(ROWS["turns"])
@@ -278,6 +292,7 @@ def test_the_card_states_what_was_not_measured(run_stage, tmp_path, rows_file, w
     assert record["data"]["test"]["sources"][0]["rows"] == 320
 
 
+@pytest.mark.slow
 def test_adapter_and_merged_model_are_in_memory_one_after_the_other(qlora_dir, tmp_path):
     with ModelMeter(LlamaModel) as models:
         merge(str(qlora_dir), tmp_path / "out")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from merging import edit
+from quick import slow
 from safetensors.torch import load_file, save_file
 
 import hfkit
@@ -56,7 +57,7 @@ def test_a_base_that_moved_is_named(sft_dir, copy, base_dir, merged, tmp_path):
     assert read_record(out)["base"]["path"] == str(moved)
 
 
-@pytest.mark.parametrize("task", [None, "FEATURE_EXTRACTION"])
+@pytest.mark.parametrize("task", [None, slow("FEATURE_EXTRACTION")])
 def test_an_adapter_without_a_task_and_a_tokenizer_is_a_language_model_s(sft_dir, copy, merged, tmp_path, task):
     folder = copy(sft_dir)
     edit(folder / "adapter_config.json", task_type=task)

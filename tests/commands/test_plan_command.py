@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pipelines import STAGES
 from planned import CPU, LLAMA, LLAMA_8B, LORA, ROOT, ROWS, plan_8b, run
+from quick import slow
 
 from hfkit import cli
 from hfkit.commands.plan.advice import remedies
@@ -22,7 +23,8 @@ from hfkit.training.memory.shapes import roles_of
 
 
 @pytest.mark.parametrize(
-    ("capacity", "bits", "enough"), [(15, "load_in_8bit", True), (10, "load_in_4bit", True), (7, "load_in_4bit", False)]
+    ("capacity", "bits", "enough"),
+    [slow(15, "load_in_8bit", True), (10, "load_in_4bit", True), slow(7, "load_in_4bit", False)],
 )
 def test_advice_is_of_flags_that_lower_the_peak_and_says_which_are_enough(llama_8b, tmp_path, capacity, bits, enough):
     card = Device("a card", capacity * 10**9, 600_000_000, is_gpu=True)
@@ -35,6 +37,7 @@ def test_advice_is_of_flags_that_lower_the_peak_and_says_which_are_enough(llama_
     assert found[-1].flags.keys() >= {"gradient_checkpointing", bits}
 
 
+@pytest.mark.slow
 def test_whole_weights_are_not_advised_to_be_trained_in_16_bits(stage_for, llama_8b):
     stage = stage_for("sft", model_name_or_path=llama_8b)
     found = remedies(stage, Device("a small machine", plan_memory(stage, CPU).peak // 2, 0, is_gpu=False))
@@ -72,7 +75,7 @@ def test_steps_and_tokens_are_counted_in_local_files(stage_for, rows_file):
     assert plan_steps(unknown, roles_of(unknown)).unknown == "someone/rows is not on this machine"
 
 
-@pytest.mark.parametrize(("name", "changes"), [("pretrain", {}), ("sft", {**LORA, "lora_r": 64}), ("ppo", {})])
+@pytest.mark.parametrize(("name", "changes"), [("pretrain", {}), slow("sft", {**LORA, "lora_r": 64}), slow("ppo", {})])
 def test_the_disk_is_that_of_a_run(stage_for, name, changes):
     stage = stage_for(name, **changes, save_strategy="steps", save_steps=1, save_total_limit=2)
     run(stage)
@@ -127,6 +130,7 @@ def in_bfloat16(folder_of) -> str:
     return folder_of({**LLAMA_8B, "dtype": "bfloat16"}, weights=False)
 
 
+@pytest.mark.slow
 def test_another_gpu_is_planned_with_its_defaults(in_bfloat16, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(ROWS["sft"][0]) + "\n")
@@ -166,6 +170,7 @@ def test_what_a_run_chooses_is_what_must_fit(in_bfloat16, tmp_path, capsys):
 EXPLICIT = ("--gradient_checkpointing=false",)
 
 
+@pytest.mark.slow
 def test_no_weights_are_read(llama_8b, tmp_path, capsys):
     folder = llama_8b
     assert not list(Path(folder).glob("*.safetensors"))
@@ -237,6 +242,7 @@ def test_rollouts_over_a_4_bit_base_hold_merged_copies_where_they_fit(llama_8b, 
     assert plans[20][0] == plans[20][1] == plans[80][1]
 
 
+@pytest.mark.slow
 def test_rollouts_with_vllm_hold_its_share_of_the_gpu_or_the_buffers_for_a_server(llama_8b, tmp_path):
     card = Device("a card", 80 * 10**9, 600_000_000, is_gpu=True)
     stage = plan_8b(llama_8b, tmp_path, rollout_engine="vllm", vllm_gpu_memory_utilization=0.4)

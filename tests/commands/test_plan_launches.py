@@ -38,6 +38,7 @@ def test_the_engines_that_are_planned_are_those_that_it_takes():
     assert {*choices} == {*LAUNCH_ENGINES}
 
 
+@pytest.mark.slow
 def test_each_process_has_its_part_of_the_rows_and_of_the_memory(plan):
     settings = {"per_device_train_batch_size": 4, "num_train_epochs": 2.0, "max_length": 64}
     alone, two = plan("--memory", "64", **settings), plan("--memory", "64", "--processes", "2", **settings)
@@ -53,6 +54,7 @@ def test_each_process_has_its_part_of_the_rows_and_of_the_memory(plan):
     )
 
 
+@pytest.mark.slow
 def test_a_launch_in_which_the_stage_fits_is_recommended_and_fits(plan):
     settings = {"shape": LARGE, "max_length": 512, "per_device_train_batch_size": 1}
     shown = plan("--gpu", "2", "--processes", "2", status=1, **settings)
@@ -70,6 +72,7 @@ def test_a_launch_keeps_the_processes_that_are_planned_if_an_engine_fits(plan):
     assert "--processes 16 --engine" in plan("--gpu", "2", "--processes", "16", status=1, **settings)
 
 
+@pytest.mark.slow
 def test_a_peak_that_just_fits_is_reported_with_the_flags_that_leave_more(plan):
     settings = {"max_length": 512, "per_device_train_batch_size": 8, "use_peft": True, "gradient_checkpointing": False}
     peak = float(re.search(r"│ ([\d.]+) MB │ \w+ │", plan("--gpu", "64", **settings))[1])
@@ -105,6 +108,7 @@ def test_what_an_engine_cannot_train_is_refused(plan, words, settings, expected)
     assert expected in plan(*words, status=2, **settings)
 
 
+@pytest.mark.slow
 def test_an_engine_that_cannot_train_the_stage_is_not_recommended(plan):
     settings = {"shape": LARGE, "use_peft": True, "per_device_train_batch_size": 1, **FUNCTIONS}
     shown = plan("--gpu", "1", status=1, **settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from quick import mostly_slow
 from recipe_models import MODELS, write_model
 from recipe_table import HARDWARE, PAGE, ROOT, STAGES, header, peaks, recipe_of, row_of
 from safetensors.torch import load_file
@@ -48,7 +49,7 @@ def test_the_architectures_have_the_sizes_of_the_models(name):
     assert count / 1e6 == pytest.approx(MODELS[name].parameters, rel=0.01)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", mostly_slow(RECIPES, RECIPES[::3]), ids=lambda path: path.stem)
 def test_a_recipe_parses_and_plans(recipe, folder_of, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, _, method = recipe.stem.rpartition("-")
@@ -137,6 +138,7 @@ def test_a_recipe_trains_a_twin_of_its_model(recipe, datasets_by_name, tmp_path)
     assert records["reward"]["metrics"].keys() >= {"eval_accuracy"}
 
 
+@pytest.mark.slow
 def test_the_table_has_the_peaks_of_a_plan(tmp_path):
     """Of one model; `python tests/recipe_table.py` writes all rows."""
     check_row("gpt2", tmp_path)

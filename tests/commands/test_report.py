@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from merging import edit
 from pipelines import STAGES
+from quick import slow
 
 from hfkit.cli import main
 from hfkit.commands.report.figure_writer import FigureWriter
@@ -96,7 +97,7 @@ def test_a_page_tells_of_every_stage(page):
     assert "before PPO" in page.text and "after PPO" in page.text
 
 
-@pytest.mark.parametrize(("line", "is_fine"), [('"a\u2028b"', True), ('"a', False)])
+@pytest.mark.parametrize(("line", "is_fine"), [slow('"a\u2028b"', True), ('"a', False)])
 def test_samples_are_lines_of_json(part, capsys, line, is_fine):
     """A response may have marks that end a line for some, and not for JSON; a file that was cut off is reported."""
     folder = part("sft", "ppo")
@@ -156,6 +157,7 @@ def test_every_plot_is_a_png_too(page, pipeline):
     assert {"lineage.png", "ppo-reward.png", "sft-loss.png"} <= {*plots}
 
 
+@pytest.mark.slow
 def test_an_arena_is_shown_and_what_models_wrote_is_text(part):
     folder = part("sft")
     (folder / "arena").mkdir()
@@ -201,6 +203,7 @@ BENCH = {
 }
 
 
+@pytest.mark.slow
 def test_a_bench_shows_what_alignment_cost(part):
     folder = part("pretrain", "sft")
     (folder / "bench").mkdir()
@@ -255,6 +258,7 @@ def test_stages_are_in_the_order_of_training(part):
     assert [run.folder.name for run in gather(folder).runs] == ["pretrain", "sft", "dpo", "a-second"]
 
 
+@pytest.mark.slow
 def test_a_prompt_is_shown_as_turns(page, ppo_dir, part):
     """New runs have the messages; of the samples of earlier versions, the page shows the text."""
     rows = [json.loads(line) for line in (ppo_dir / "samples.jsonl").read_text().splitlines()]
@@ -267,6 +271,7 @@ def test_a_prompt_is_shown_as_turns(page, ppo_dir, part):
     assert raw in report(folder).text
 
 
+@pytest.mark.slow
 def test_missing_results_come_with_their_commands(page, pipeline):
     start = f"hfkit evaluate {pipeline}/ppo --against {pipeline}/sft --reward_model {pipeline}/reward"
     assert start in page.text
@@ -295,6 +300,7 @@ def test_half_a_pipeline_has_half_a_report(part):
     assert "Pretraining: done" in page.text and "PPO:" not in page.text and "Responses side by side" not in page.text
 
 
+@pytest.mark.slow
 def test_a_stage_alone_comes_with_those_before_it(part):
     page = report(part("reward") / "reward")
     for title in ("Pretraining", "SFT", "Reward model"):
@@ -315,6 +321,7 @@ def test_a_failed_stage_says_so(part):
     assert "Warnings: 3" in page.text
 
 
+@pytest.mark.slow
 def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_dir, tmp_path):
     watched = {"reward_functions": ["reward_functions:length"], "reward_weights": [1.0, 0.0]}
     folder = run_stage("ppo", tmp_path / "ppo", test_split_size=4, **watched)
@@ -323,6 +330,7 @@ def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_di
     assert 'aria-label="PPO: length score against KL: as KL grows to' in figure.svg
 
 
+@pytest.mark.slow
 def test_without_an_evaluation_the_record_gives_the_verdict(run_stage, tmp_path):
     folder = run_stage("ppo", tmp_path / "runs" / "ppo", test_split_size=4)
     metrics = read_record(folder)["metrics"]

@@ -46,6 +46,7 @@ def test_a_folder_without_anything_to_report_says_why(tmp_path, capsys, record, 
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_report_imports_neither_torch_nor_transformers():
     code = "import sys, hfkit.commands.report.main; sys.exit(not {'torch', 'transformers'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -87,6 +87,7 @@ def test_the_results_hold_what_the_judge_measured_on_the_first_policy_and_after_
     assert (root / "rounds.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_the_report_has_a_column_for_each_policy_and_the_runs_of_each_round(done):
     _, root = done
     page = write_report(root).read_text()
@@ -124,6 +125,7 @@ def test_people_label_on_a_page_and_the_pipeline_goes_on(tmp_path, data, sft_dir
     assert read_record(root / "round_1" / "ppo")["status"] == "done"
 
 
+@pytest.mark.slow
 def test_changed_labels_are_refused_by_the_stage_that_trained_on_them_and_unchanged_ones_are_skipped(done, capsys):
     path, root = done
     before, events = modification_times(root), root / "round_1" / "labels" / "judgements.jsonl"
@@ -186,6 +188,7 @@ def single(tmp_path_factory, data, sft_dir):
     return path, run_pipeline(path)
 
 
+@pytest.mark.slow
 def test_other_rows_in_the_file_of_the_prompts_are_refused_before_anything_is_written(single):
     path, root = single
     prompts, kept = path.parent / "prompts.jsonl", files_in(root)

@@ -58,6 +58,7 @@ def test_a_whole_response_is_the_streamed_one(server):
     assert same.choices == length.choices
 
 
+@pytest.mark.slow
 def test_models_are_listed_and_keep_their_own_weights(server, sft_dir, capsys):
     client = server.openai
     assert [model.id for model in client.models.list()] == ["assistant", "sft", "endless", "toolbox"]
@@ -96,6 +97,7 @@ def test_a_stop_text_ends_the_response_and_is_not_in_it(server):
         assert choices[-1].finish_reason == "stop"
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_a_sampled_response(server):
     def sample(**options) -> str:
         made = server.openai.completions.create(model="endless", prompt="Ann", max_tokens=24, **options)
@@ -200,6 +202,7 @@ def test_a_request_that_is_too_large_is_refused(server):
     assert status == 413 and "error" in body
 
 
+@pytest.mark.slow
 def test_requests_wait_for_each_other(server):
     def ask(name: str) -> str:
         made = server.openai.chat.completions.create(model=name, messages=ASKED, temperature=0, max_tokens=24)
@@ -227,6 +230,7 @@ def test_a_client_that_goes_away_ends_its_response(server, stream):
     server.openai.chat.completions.create(model="sft", messages=ASKED, max_tokens=2)  # else this times out
 
 
+@pytest.mark.slow
 def test_feedback_becomes_rows(server, run_stage, tmp_path, capsys):
     before = len(read_rows(server.feedback))
     made = server.openai.chat.completions.create(model="assistant", messages=ASKED, temperature=0)

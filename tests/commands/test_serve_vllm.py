@@ -56,6 +56,7 @@ def vllm_program(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_vllm_gets_token_ids_and_the_settings_of_training(vllm_program, ppo_dir, sft_dir):
     paths = {"ppo": str(ppo_dir), "sft": str(sft_dir)}
     assert chosen_backend("vllm", paths) == "vllm"

@@ -93,6 +93,7 @@ def test_which_models_have_flash_attention():
     assert [compat.supports_flash_attention(getattr(transformers, name)) for name in names] == [True, False]
 
 
+@pytest.mark.slow
 def test_generate_compiles_on_a_cpu_and_without_the_quantizer_that_forbids_it(quantized):
     config, model = CompileConfig(backend="eager"), quantized(4)
     compat.compile_everywhere(config)

@@ -11,6 +11,7 @@ import pytest
 from events import Event, befall
 from forks import run
 from processes import start, wait
+from quick import slow
 from torch.distributed import PrefixStore
 
 from hfkit.core import joining, peers, signal_watch
@@ -68,7 +69,7 @@ def end_at_once(exchanges: bool) -> None:
         assert not exchanges or exchange(current_launch().rank) == [0, 1]
 
 
-@pytest.mark.parametrize("exchanges", [False, True])
+@pytest.mark.parametrize("exchanges", [slow(False), True])
 def test_rank_0_ends_after_all_have_read_what_it_holds_for_them(exchanges):
     ranks = wait(start(end_at_once, exchanges))
     assert [rank.status for rank in ranks] == [0, 0], [rank.output for rank in ranks]
@@ -93,6 +94,7 @@ def fail_together() -> None:
         sys.exit(error.exit_status)
 
 
+@pytest.mark.slow
 def test_rank_0_ends_after_all_others_know_why():
     ranks = wait(start(fail_together))
     assert [rank.status for rank in ranks] == [2, 2], [rank.output for rank in ranks]

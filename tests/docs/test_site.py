@@ -101,6 +101,7 @@ def test_files_of_the_repository_that_pages_link_to_are_in_the_site(site):
     assert [path for path in links if not path.is_file()] == []
 
 
+@pytest.mark.slow
 def test_links_to_files_outside_the_documentation_lead_to_copies(tmp_path):
     for module in ("mkdocs", "material"):
         pytest.importorskip(module)

@@ -50,6 +50,7 @@ def test_ratings_of_two_are_the_logarithm_of_their_odds():
     assert (high + low) / 2 == pytest.approx(1000)
 
 
+@pytest.mark.slow
 def test_a_model_that_always_wins_has_a_finite_rating():
     ratings = rate_models(["a", "b", "c"], [Battle(p, *pair, 1.0) for p in range(20) for pair in ("ab", "ac", "bc")])
     assert [row["name"] for row in sorted(ratings, key=lambda row: -row["rating"])] == ["a", "b", "c"]
@@ -159,6 +160,7 @@ def test_a_person_judges_blind_and_may_stop_and_go_on(tmp_path, monkeypatch, cap
 # The whole
 
 
+@pytest.mark.slow
 def test_a_judge_that_likes_length_ranks_by_it(config, tmp_path):
     result = arena(config(**FUNCTION))
     assert result == json.loads((tmp_path / "arena" / "arena.json").read_text())
@@ -185,6 +187,7 @@ def test_again_it_gives_the_same_from_what_it_has(config, tmp_path):
     assert (tmp_path / "arena" / "replies.jsonl").read_bytes() == replies
 
 
+@pytest.mark.slow
 def test_responses_that_another_part_needs_too_are_not_replaced(config, tmp_path):
     """At the arena's own temperature the responses over temperatures begin with those that were judged."""
     first = arena(config(**FUNCTION, temperature=0.5))
@@ -193,6 +196,7 @@ def test_responses_that_another_part_needs_too_are_not_replaced(config, tmp_path
     assert arena(config(**FUNCTION, temperature=0.5)) == first
 
 
+@pytest.mark.slow
 def test_a_function_gets_columns(config, rows_file):
     rows = [{"prompt": f"What does {name} like?", "wanted": "nothing"} for name in ("Ann", "Bob")]
     prompts = rows_file(rows)
@@ -200,6 +204,7 @@ def test_a_function_gets_columns(config, rows_file):
     assert arena(config(prompts=prompts, **function))["pairs"][0]["ties"] == 2
 
 
+@pytest.mark.slow
 def test_the_reward_model_that_ppo_was_trained_on_judges_only_if_asked(config, sft_dir, ppo_dir, reward_dir):
     judged = {"models": [f"SFT={sft_dir}", f"PPO={ppo_dir}"], "judge": "reward", "reward_model": str(reward_dir)}
     with pytest.raises(HfkitError, match=r"PPO was trained on .*--allow_training_judge"):
@@ -238,6 +243,7 @@ def test_a_function_that_a_model_before_was_trained_on_judges_only_if_asked(tmp_
     assert training_judge_warning(judged, "reward_functions:is_wanted") is None
 
 
+@pytest.mark.slow
 def test_a_language_model_judges(config, base_dir):
     result = arena(config(judge=str(base_dir)))
     assert result["judge"]["kind"] == "model"
@@ -246,6 +252,7 @@ def test_a_language_model_judges(config, base_dir):
     assert 0 <= result["bias"]["consistent"] <= 1
 
 
+@pytest.mark.slow
 def test_prompts_that_do_not_fit_are_counted_and_none_is_an_error(config, rows_file):
     rows = [{"prompt": "Who?"}, {"prompt": "What does Ann like? " * 40}, {"prompt": ""}]
     result = arena(config(prompts=rows_file(rows), max_prompt_length=40, **FUNCTION))

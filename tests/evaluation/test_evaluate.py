@@ -75,6 +75,7 @@ def test_its_loss_is_that_of_the_trainers_evaluation(sft_dir, tmp_path):
     assert "evaluation" not in read_record(sft_dir)
 
 
+@pytest.mark.slow
 def test_a_dpo_run_is_measured_on_named_pairs_as_on_its_own(run_stage, sft_dir, rows_file, tmp_path):
     pairs = rows_file(ROWS["pairs"][:8])
     rows = {"datasets": rows_file(ROWS["pairs"][8:], "train.jsonl"), "eval_datasets": pairs, "test_split_size": None}
@@ -87,6 +88,7 @@ def test_a_dpo_run_is_measured_on_named_pairs_as_on_its_own(run_stage, sft_dir, 
     assert "loss" in by_model[sft_dir.name] and "accuracy" not in by_model[sft_dir.name]
 
 
+@pytest.mark.slow
 def test_a_policy_is_measured_on_the_chosen_responses_of_named_pairs(sft_dir, rows_file, tmp_path):
     pairs, found = ROWS["pairs"][:8], []
     chosen = [{"prompt": row["prompt"], "response": row["chosen"]} for row in pairs]
@@ -186,12 +188,14 @@ def test_a_key_that_an_evaluation_of_a_reward_model_does_not_read_is_reported(re
     assert (problem.key, problem.keys) == (key, ("model_name_or_path",))
 
 
+@pytest.mark.slow
 def test_reward_models_are_in_memory_one_at_a_time(reward_dir, tmp_path):
     with ModelMeter(LlamaModel) as models:
         evaluated(reward_dir, against=[f"again={reward_dir}"], output_dir=str(tmp_path))
     assert models.most == 1
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_has_no_replies_unless_prompts_are_named(base_dir, data, tmp_path, capsys):
     named = {"output_dir": str(tmp_path), "datasets": str(data / "docs.jsonl"), "max_rows": 6}
     assert evaluated(base_dir, **named)["metrics"].keys() == {
@@ -233,6 +237,7 @@ def test_every_card_that_asks_something_has_prompts_to_reply_to(tmp_path, rows_f
     assert (row_stats.rows, row_stats.kept, row_stats.dropped) == (1, 1, {})
 
 
+@pytest.mark.slow
 def test_rows_cap_each_source_of_prompts_by_the_seed(rows_file):
     def asked(seed: int) -> list[str]:
         rows, row_stats = load_prompts(entries, limit=100, seed=seed, columns=[])
@@ -257,6 +262,7 @@ def test_a_budget_other_than_rows_is_refused(sft_dir, data, key, budget):
     assert "set rows" in reported[f"{key}[1].{budget}"]
 
 
+@pytest.mark.slow
 def test_rewards_and_a_reference_of_ones_own(sft_dir, base_dir, reward_dir, tmp_path):
     given = {"reward_model": str(reward_dir), "reference": str(base_dir), "output_dir": str(tmp_path)}
     metrics = evaluated(sft_dir, **given)["metrics"]
@@ -265,6 +271,7 @@ def test_rewards_and_a_reference_of_ones_own(sft_dir, base_dir, reward_dir, tmp_
     assert "kl" not in evaluated(sft_dir, **given, temperature=0)["metrics"]
 
 
+@pytest.mark.slow
 def test_missing_held_out_rows_are_an_error_that_asks_for_some(run_stage, tmp_path):
     folder = run_stage("sft", tmp_path / "sft", test_split_size=None, max_steps=1)
     with pytest.raises(HfkitError, match="names no held-out rows\nName rows that were not trained on: --datasets FILE"):

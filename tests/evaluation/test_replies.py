@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from quick import slow
 
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.config.parsing import load_config
@@ -35,7 +36,9 @@ def test_replies_are_sampled_once_and_an_interruption_changes_none(sft_dir, tmp_
     assert "model" not in vars(subject)  # no weights were needed
 
 
-@pytest.mark.parametrize("other", [Sampling(6, 1.0, seed=4), Sampling(6, 0.9, seed=3), Sampling(5, 1.0, seed=3)])
+@pytest.mark.parametrize(
+    "other", [Sampling(6, 1.0, seed=4), slow(Sampling(6, 0.9, seed=3)), slow(Sampling(5, 1.0, seed=3))]
+)
 def test_other_settings_are_other_replies(sft_dir, tmp_path, other):
     subject, kept = Subject("sft", str(sft_dir)), ResultsFile(tmp_path / "kept")
     prompts = [subject.encode("What does Ann like?")]
@@ -99,6 +102,7 @@ def test_an_engine_that_cannot_sample_from_a_model_is_refused(sft_dir, data, mon
     assert [problem.key for problem in error.value.problems] == ["rollout_engine"]
 
 
+@pytest.mark.slow
 def test_greedy_replies_are_the_same_with_each_engine(sft_dir, tmp_path):
     replies = []
     for name in ("generate", "continuous"):

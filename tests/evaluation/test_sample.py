@@ -58,6 +58,7 @@ def test_samples_are_rankings_without_ranks(config, tmp_path):
     assert read_json_mapping(tmp_path / "samples" / "sample.json")["counts"] == counts
 
 
+@pytest.mark.slow
 def test_samples_of_another_model_do_not_replace_those_in_the_folder(config, base_dir, sft_dir, tmp_path):
     file = tmp_path / "samples" / "samples.jsonl"
     sample(config(max_prompts=3))
@@ -109,6 +110,7 @@ def test_scores_are_those_of_the_reward_model_and_train_another(config, tmp_path
     hfkit("sft", "--datasets", folder / "best.jsonl", "--output_dir", tmp_path / "sft", *common)
 
 
+@pytest.mark.slow
 def test_models_and_temperatures_are_mixed(config, sft_dir, base_dir, tmp_path):
     models = [f"base={base_dir}", f"SFT={sft_dir}"]
     result = sample(config(models=models, temperatures=[0.5, 1.5], num_samples=2, max_prompts=6))
@@ -121,6 +123,7 @@ def test_models_and_temperatures_are_mixed(config, sft_dir, base_dir, tmp_path):
     assert len(saved) == 24
 
 
+@pytest.mark.slow
 def test_votes_have_the_majority_and_its_accuracy(config, tmp_path, data):
     turns = tmp_path / "questions.jsonl"
     turns.write_text("".join(json.dumps({"prompt": f"Is {n} even?", "response": "a"}) + "\n" for n in range(6)))

@@ -5,13 +5,16 @@ import re
 import signal
 import socket
 import time
+from itertools import product
 
 import pytest
 from hub_fixtures import User, copies
+from quick import mostly_slow, slow
 from signals import interrupt, start
 
 from hfkit.core import hub_retry
 
+HOW = ["cut", "lost", 500, 429]
 PHASES = ["info", "validate", "create", "preupload", "batch", "put", "verify", "commit"]
 
 
@@ -38,8 +41,7 @@ def is_untouched(hub_server, repo_id: str) -> bool:
     return repo is None or len(repo.history()) == 1
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("how", ["cut", "lost", 500, 429])
+@pytest.mark.parametrize(("phase", "how"), mostly_slow(product(PHASES, HOW), [*zip(PHASES, HOW * 2, strict=True)]))
 def test_a_push_survives_one_fault_in_any_phase(ann, base, hub_server, healed, phase, how):
     name = f"ann/{phase}-{how}"
     healed.set(how, phase, times=1)
@@ -49,6 +51,7 @@ def test_a_push_survives_one_fault_in_any_phase(ann, base, hub_server, healed, p
     assert healed.now[0].done == 1
 
 
+@pytest.mark.slow
 def test_a_push_and_a_pull_survive_a_fault_in_every_third_request(ann, base, hub_server, healed, tmp_path):
     for how in (500, "cut"):
         healed.set(how, every=3)
@@ -61,7 +64,7 @@ def test_a_push_and_a_pull_survive_a_fault_in_every_third_request(ann, base, hub
         healed.heal()
 
 
-@pytest.mark.parametrize("phase", ["batch", "put", "commit"])
+@pytest.mark.parametrize("phase", mostly_slow(["batch", "put", "commit"], ["commit"]))
 def test_a_lasting_fault_leaves_the_repository_unchanged_and_a_second_push_completes_it(
     ann, base, hub_server, healed, phase
 ):
@@ -84,7 +87,7 @@ def test_a_lasting_fault_leaves_the_repository_unchanged_and_a_second_push_compl
     )
 
 
-@pytest.mark.parametrize("phase", ["put", "commit"])
+@pytest.mark.parametrize("phase", ["put", slow("commit")])
 def test_after_kill_9_the_same_command_completes_the_push(user_of, ann, base, hub_server, healed, phase):
     name = f"ann/killed-{phase}"
     victim, requests = user_of("ann"), len(hub_server.log)
@@ -130,7 +133,7 @@ def test_a_commit_of_somebody_else_during_a_push_is_kept(ann, base, hub_server, 
     assert ann.hfkit("push", base, "ann/both").status == 0
     (base / "generation_config.json").write_text("{}")
     repo = hub_server.store.repo("ann/both")
-    healed.set("slow", "preupload", seconds=1.0, times=1)
+    healed.set("slow", "preupload", seconds=0.3, times=1)
     ann.start("push", base, "ann/both")
     while not healed.now[0].done:
         time.sleep(0.01)
@@ -153,6 +156,7 @@ def test_large_files_are_uploaded_in_parts(ann, base, hub_server, healed):
     assert len(hub_server.requests("part")) >= 4
 
 
+@pytest.mark.slow
 def test_without_a_hub_push_and_pull_fail_after_retries(base, tmp_path):
     with socket.socket() as end:
         end.bind(("127.0.0.1", 0))  # and not listened at
@@ -176,12 +180,12 @@ socket.socket.connect = counted
 """
 
 
-@pytest.fixture
-def cut_off(tmp_path):
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory):
     """A user whose Hub does not answer."""
     with socket.socket() as end:
         end.bind(("127.0.0.1", 0))  # and not listened at
-        user = User(f"http://127.0.0.1:{end.getsockname()[1]}", tmp_path, None)
+        user = User(f"http://127.0.0.1:{end.getsockname()[1]}", tmp_path_factory.mktemp("cut-off"), None)
         user.python(COUNT_CONNECTIONS)
         yield user
         user.kill()
@@ -192,8 +196,8 @@ def connections(user: User) -> int:
     return user.python("import socket; answer = len(socket.tried); socket.tried.clear()")
 
 
-def test_without_a_hub_an_id_that_is_not_cached_fails_soon_and_names_both_reasons(cut_off, tmp_path):
-    (tmp_path / "sft.yaml").write_text("model_name_or_path: ann/none\ndatasets: ann/rows\noutput_dir: out\n")
+def test_without_a_hub_an_id_that_is_not_cached_fails_soon_and_names_both_reasons(cut_off):
+    (cut_off.home / "sft.yaml").write_text("model_name_or_path: ann/none\ndatasets: ann/rows\noutput_dir: out\n")
     wanted = "neither a folder nor a model in the Hub's cache, and the Hub cannot be reached"
     for argv in (("sft", "sft.yaml"), ("chat", "ann/none", "--prompt", "Hi"), ("merge", "ann/none", "merged")):
         ran = cut_off.hfkit(*argv)
@@ -204,8 +208,8 @@ def test_without_a_hub_an_id_that_is_not_cached_fails_soon_and_names_both_reason
     assert connections(cut_off) < 12
 
 
-def test_a_path_that_does_not_exist_fails_at_once(cut_off, tmp_path):
-    (tmp_path / "runs").mkdir()
+def test_a_path_that_does_not_exist_fails_at_once(cut_off):
+    (cut_off.home / "runs").mkdir()
     for path in ("./none", "../none", "/none", "runs/some/none", "runs/none"):
         for argv in (("chat", path, "--prompt", "Hi"), ("tokenizer", "--datasets", path, "--output_dir", "out")):
             ran = cut_off.hfkit(*argv)
@@ -213,6 +217,7 @@ def test_a_path_that_does_not_exist_fails_at_once(cut_off, tmp_path):
             assert connections(cut_off) < 2
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_looked_up_although_there_is_a_folder_of_its_user(user_of, base):
     ann = user_of("ann")
     assert ann.hfkit("push", base, "ann/beside").status == 0

@@ -7,6 +7,7 @@ import pytest
 from card_fixtures import card_of, errors_in
 from huggingface_hub import ModelCard
 from interruption import stopped_copy
+from quick import slow
 
 from hfkit.core.errors import HfkitError
 from hfkit.hub.cards.hand_edits import ParsedCard, latest_card, with_edit_hash
@@ -142,7 +143,7 @@ def test_a_trainer_leaves_no_card_with_its_checkpoints(stage_folder, name):
     assert (parsed.before, parsed.after) == ("", "")
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", slow("ppo")])
 def test_edits_during_an_interruption_are_kept(run_stage, tmp_path, stage):
     changes = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     folder = stopped_copy(run_stage(stage, tmp_path / "whole", **changes), tmp_path / "stopped", 1)

@@ -10,6 +10,7 @@ import pytest
 from card_fixtures import card_of, errors_in
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from quick import mostly_slow
 
 from hfkit.config.registry import MERGE, STAGES
 from hfkit.core.errors import ConfigError
@@ -33,6 +34,9 @@ FOLDERS = {  # name -> task, library, whether it needs the base
     "sft-merged": ("text-generation", "transformers", True),
     "reward-merged": ("text-classification", "transformers", True),
 }
+each_folder = pytest.mark.parametrize(
+    "name", mostly_slow(FOLDERS, {*FOLDERS} - {"ppo-full", "reward-full", "sft-full"})
+)
 
 
 def pushed_card(folder: Path, repo_id: str, commit: str) -> str:
@@ -46,7 +50,7 @@ def pushed_card(folder: Path, repo_id: str, commit: str) -> str:
     return updated_card(None, folder, record, repo_id)
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@each_folder
 def test_the_card_of_each_stage_is_valid(stage_folder, runs, name):
     folder, (task, library, on_base) = stage_folder(name), FOLDERS[name]
     text = (folder / "README.md").read_text()
@@ -67,7 +71,7 @@ def test_the_card_of_each_stage_is_valid(stage_folder, runs, name):
         assert {result.metric_type for result in card.eval_results} >= {"loss"}
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@each_folder
 def test_the_code_in_a_card_runs(stage_folder, name, monkeypatch, capsys):
     folder = stage_folder(name)
     monkeypatch.chdir(folder.parent)
@@ -83,6 +87,7 @@ def test_the_code_in_a_card_runs(stage_folder, name, monkeypatch, capsys):
         assert "What is the capital of France?" in printed or name == "tokenizer"
 
 
+@pytest.mark.slow
 def test_the_code_reads_a_reward_at_the_end_of_the_response_with_any_template(run_stage, tmp_path, monkeypatch, capsys):
     (tmp_path / "bare.jinja").write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}")
     run_stage("reward", tmp_path / "it", chat_template=str(tmp_path / "bare.jinja"), max_steps=1)
@@ -94,6 +99,7 @@ def test_the_code_reads_a_reward_at_the_end_of_the_response_with_any_template(ru
     assert plain == pytest.approx(by_hfkit, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_code_loads_a_4_bit_base_as_in_training(run_stage, tmp_path, monkeypatch, capsys):
     pytest.importorskip("bitsandbytes")
     folder = run_stage("sft", tmp_path / "sft", load_in_4bit=True, bf16=False, max_steps=1)
@@ -268,6 +274,7 @@ def test_a_merged_model_is_what_its_adapter_was(stage_folder):
 # From the Hub
 
 
+@pytest.mark.slow
 def test_the_code_in_pushed_cards_loads_from_the_hub(stage_folder, user_of, hub_server, tmp_path):
     names = ("tokenizer", "pretrain", "sft", "reward", "reward-merged")
     root = stage_folder("pretrain").parent

@@ -53,6 +53,7 @@ def test_a_push_is_one_commit_of_the_files_of_a_model(ann, made, hub_server):
     assert ann.python("import sys; answer = {'transformers', 'peft', 'trl'} & {*sys.modules} == set()")
 
 
+@pytest.mark.slow
 def test_a_push_does_not_wait_for_torch():
     code = "import sys, hfkit.commands.push; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
@@ -136,6 +137,7 @@ def test_an_adapter_names_its_base_by_hub_id_and_commit(ann, made, hub_server):
     assert again["revision"] == commit
 
 
+@pytest.mark.slow
 def test_a_later_push_names_parents_pushed_meanwhile(ann, tmp_path, hub_server, base_dir, sft_dir, reward_dir):
     base, sft, reward = copies(tmp_path, base_dir, sft_dir, reward_dir)
     pushed(ann, reward, "ann/reward", "--with_base", "ann/its-base")

@@ -79,6 +79,7 @@ def each(sft):
     assert ran.status == 0, ran.stderr
 
 
+@pytest.mark.slow
 def test_every_save_pushes_checkpoints_and_does_not_change_training(runs, each, folder, hub_server):
     repo = hub_server.store.repo("ann/each")
     assert repo.private
@@ -93,6 +94,7 @@ def test_every_save_pushes_checkpoints_and_does_not_change_training(runs, each, 
     assert not [*(folder / "each").glob(".hub*")]
 
 
+@pytest.mark.slow
 def test_training_continues_without_the_hub_and_prints_push_commands(ann, pipeline, folder, hub_server, healed):
     stages = {stage: f"{stage}.yaml" for stage in ("tokenizer", "pretrain", "sft")}
     (folder / "down.yaml").write_text(yaml.safe_dump({"output_dir": "down", "stages": stages}))

@@ -161,6 +161,7 @@ def test_no_login_and_no_write_access(refused, made, user_of, ann):
     ann.python(f"import os; os.environ['HF_TOKEN'] = {token!r}")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_on_the_hub_is_reported_with_other_problems(refused, data, made, tmp_path):
     given = ["--model_name_or_path", "bob/none", "--output_dir", tmp_path / "out", "--learning_rate", "-1"]
     reported = refused("sft", "--datasets", json.dumps([{"path": str(data / "turns.jsonl")}]), *given)

@@ -123,6 +123,7 @@ def test_transformers_and_peft_alone_get_the_same_logits_and_rewards(shared, mad
     assert hub_server.requests("download")  # the storage was asked
 
 
+@pytest.mark.slow
 def test_hfkit_loads_models_from_an_unreliable_hub_into_an_empty_cache(
     shared, made, folder, rows, cid, hub_server, healed
 ):
@@ -160,6 +161,7 @@ def test_a_pulled_adapter_keeps_its_base_when_pushed_again(shared, folder, cid, 
     assert fork["hfkit.json"] == ppo["hfkit.json"]
 
 
+@pytest.mark.slow
 def test_merge_and_plan_take_a_hub_id_with_a_revision(shared, made, folder, cid, hub_server):
     commit = hub_server.store.repo("bob/sft").branches["main"]
     ran = cid.hfkit("merge", f"bob/sft@{commit}", folder / "merged-from-hub", "--dtype", "float32")

@@ -85,6 +85,7 @@ def test_the_client_can_create_commit_list_and_download(ann, hub_server):
     assert hub_server.leaks == []
 
 
+@pytest.mark.slow
 def test_private_repositories_are_hidden_from_others(hub_server, user_of):
     hub_server.store.add("ann/secret", {"x.json": b"{}"}, private=True)
     code = """

@@ -116,6 +116,7 @@ def test_a_run_on_the_hub(hub, sft_dir, capsys):
     assert printed(capsys, name, "--revision", "a" * 40) == out
 
 
+@pytest.mark.slow
 def test_a_base_from_the_hub_has_its_commit(hub, base_dir, run_stage, tmp_path, capsys):
     name = hub("b" * 40, base_dir)
     folder = run_stage("sft", tmp_path / "sft", model_name_or_path=name, max_steps=1)
@@ -190,6 +191,7 @@ def test_a_checkpoint_has_the_lineage_of_its_run_and_its_step(run_stage, tmp_pat
     assert f"step {step}" in printed(capsys, folder)
 
 
+@pytest.mark.slow
 def test_rows_that_the_run_of_a_checkpoint_held_out_are_found(tmp_path, sft_dir, data, capsys, run_stage):
     copy = shutil.copytree(sft_dir, tmp_path / "sft", symlinks=True)
     rows = {"datasets": [{"path": str(data / "turns.jsonl")}], "test_split_size": None, "max_steps": 1}

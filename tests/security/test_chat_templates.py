@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from quick import slow
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hfkit.commands.export.go_template import literal
@@ -16,6 +17,7 @@ from hfkit.data.system_prompt import system_prompt_of
 from hfkit.data.template_limits import SOURCE, UnusableTemplateError
 from hfkit.data.template_source import template_fault
 
+SLOW = pytest.mark.slow
 HI = [{"role": "user", "content": "Hi"}]
 LOOP = "{% for i in range(100000) %}" * 3 + "{% endfor %}" * 3
 DOUBLED = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = ns.x OP ns.x %}{% endfor %}"
@@ -63,27 +65,34 @@ def small_limits(monkeypatch):
     ("template", "message"),
     [
         pytest.param("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", TOO_DEEP, id="a macro that calls itself"),
-        pytest.param("{{ 'a' * 10**10 }}", "repeats a text or list 10,000,000,000 times", id="a text repeated"),
+        pytest.param(
+            "{{ 'a' * 10**10 }}", "repeats a text or list 10,000,000,000 times", id="a text repeated", marks=SLOW
+        ),
         pytest.param("{{ 'a' * 300001 }}", "writes 300,001 characters for a", id="a long text written"),
         pytest.param("{{ '%10000000000d' % 1 }}", MEMORY, id="a width of ten digits"),
         pytest.param("{{ 'a'.ljust(10**10) }}", MEMORY, id="a method with a width"),
-        pytest.param("{{ 9 ** 9999999 }}", "computes ** with numbers that are too large", id="a power of powers"),
+        pytest.param(
+            "{{ 9 ** 9999999 }}", "computes ** with numbers that are too large", id="a power of powers", marks=SLOW
+        ),
         pytest.param("{{ " + "(" * 99000 + "1" + ")" * 99000 + " }}", TOO_DEEP, id="nested parentheses"),
-        pytest.param("a" * 10**8, TOO_LONG, id="100 MB of source"),
+        pytest.param("a" * 10**8, TOO_LONG, id="100 MB of source", marks=SLOW),
         pytest.param("{% if %}", "is not Jinja: line 1", id="no Jinja"),
-        pytest.param("{% for i in range(10**9) %}x{% endfor %}", "Range too big", id="a long range"),
-        pytest.param("{{ ''.__class__.__mro__ }}", UNSAFE, id="the class of a text"),
-        pytest.param("{{ cycler.__init__.__globals__.os.system('touch code-has-run') }}", UNSAFE, id="cycler"),
+        pytest.param("{% for i in range(10**9) %}x{% endfor %}", "Range too big", id="a long range", marks=SLOW),
+        pytest.param("{{ ''.__class__.__mro__ }}", UNSAFE, id="the class of a text", marks=SLOW),
+        pytest.param(
+            "{{ cycler.__init__.__globals__.os.system('touch code-has-run') }}", UNSAFE, id="cycler", marks=SLOW
+        ),
         pytest.param("{{ lipsum.__globals__['os'].system('touch code-has-run') }}", UNSAFE, id="lipsum"),
         pytest.param(
             "{{ '{0.__class__}'.format('') }}",
             "rendered as an empty text by the chat template",
             id="an attribute in a format",
+            marks=SLOW,
         ),
         pytest.param("{{ raise_exception('\x1b]0;owned\x07\x1b[2J') }}", r"\x1b]0;owned\x07", id="escape codes"),
-        pytest.param("{{ raise_exception('x' * 100000) }}", "xxx...", id="a long exception"),
-        pytest.param("{% include '../secret.txt' %}", "no loader", id="a file included"),
-        pytest.param("{{ 1 // 0 }}", "division", id="a division by zero"),
+        pytest.param("{{ raise_exception('x' * 100000) }}", "xxx...", id="a long exception", marks=SLOW),
+        pytest.param("{% include '../secret.txt' %}", "no loader", id="a file included", marks=SLOW),
+        pytest.param("{{ 1 // 0 }}", "division", id="a division by zero", marks=SLOW),
     ],
 )
 def test_a_chat_with_a_hostile_template_ends_in_a_sentence(template, message, model_with, attack, secret):
@@ -98,9 +107,9 @@ def test_a_chat_with_a_hostile_template_ends_in_a_sentence(template, message, mo
     ("verb", "words"),
     [
         ("sft", ["--datasets", "rows.jsonl", "--output_dir", "out", "--max_length", "64"]),
-        ("reward", ["--datasets", "rows.jsonl", "--output_dir", "out", "--max_length", "64"]),
+        slow("reward", ["--datasets", "rows.jsonl", "--output_dir", "out", "--max_length", "64"]),
         ("evaluate", ["--datasets", "rows.jsonl"]),
-        ("data preview", ["--stage", "sft", "--datasets", "rows.jsonl", "--max_length", "64"]),
+        slow("data preview", ["--stage", "sft", "--datasets", "rows.jsonl", "--max_length", "64"]),
         ("data check", ["--stage", "sft", "--datasets", "rows.jsonl", "--max_length", "64"]),
         ("init", ["--data", "rows.jsonl", "--yes", "--output_dir", "out"]),
     ],
@@ -116,7 +125,15 @@ def test_every_verb_refuses_it_before_anything_is_made(verb, words, model_with, 
 
 
 @pytest.mark.hostile("chat templates")
-@pytest.mark.parametrize("content", [LOOP, "a" * 10**7, "{% if %}", None], ids=["loop", "long", "no Jinja", "device"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(LOOP, id="loop", marks=SLOW),
+        pytest.param("a" * 10**7, id="long", marks=SLOW),
+        pytest.param("{% if %}", id="no Jinja"),
+        pytest.param(None, id="device"),
+    ],
+)
 def test_a_template_of_the_config_is_checked(content, model_with, attack, tmp_path):
     model_with("{{ messages[0].content }}")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Hi", "response": "Ho"}) + "\n")
@@ -166,7 +183,10 @@ def test_time_and_memory_of_a_template_are_bounded(template, message, small, sma
     assert Template(tokenizer).render(HI).text == ""  # nothing of the limits stays
 
 
-@pytest.mark.parametrize("text", ["{#- system_prompt -#}", "strftime_now('", "{%   ", "{{ a }}", "{% if a %}"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text", [slow("{#- system_prompt -#}"), slow("strftime_now('"), slow("{%   "), "{{ a }}", slow("{% if a %}")]
+)
 def test_a_template_of_repeated_parts_is_parsed_in_seconds(text, small):
     source = text * (SOURCE // len(text) // 4)
     template_fault(source)
@@ -175,6 +195,7 @@ def test_a_template_of_repeated_parts_is_parsed_in_seconds(text, small):
     assert system_prompt_of(tokenizer) is None
 
 
+@pytest.mark.slow
 def test_a_long_conversation_may_be_rendered(small):
     tokenizer = AutoTokenizer.from_pretrained(small)
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"

@@ -12,6 +12,7 @@ DATA = "datasets: [{path: rows.jsonl}]\n"
 VALUES, DEPTH, BYTES = "HFKIT_MAX_YAML_VALUES", "HFKIT_MAX_DEPTH", "HFKIT_MAX_YAML_BYTES"
 CODES = json.dumps({"stage": "\x1b[2J"})
 OBJECTS = '{"a": ' * 500 + "1" + "}" * 500
+SLOW = pytest.mark.slow
 DEEP = "[" * 50_000
 
 
@@ -34,22 +35,22 @@ def merges(levels: int = 9) -> str:
     ("argv", "text", "message"),
     [
         pytest.param(["sft"], DATA + bomb(), VALUES, id="aliases"),
-        pytest.param(["sft"], DATA + merges(), VALUES, id="merges"),
+        pytest.param(["sft"], DATA + merges(), VALUES, id="merges", marks=SLOW),
         pytest.param(["sft"], f"{DATA}a: &a [*a]\n", "line 2 contains itself", id="alias-of-itself"),
-        pytest.param(["sft"], f"{DATA}a: &a {{b: *a}}\n", "line 2 contains itself", id="mapping-of-itself"),
+        pytest.param(["sft"], f"{DATA}a: &a {{b: *a}}\n", "line 2 contains itself", id="mapping-of-itself", marks=SLOW),
         pytest.param(["sft"], f"{DATA}lora_target_modules: {DEEP}\n", DEPTH, id="lists-in-lists"),
-        pytest.param(["sft"], f"{DATA}model_config: {'{a: ' * 50_000}\n", DEPTH, id="mappings-in-mappings"),
+        pytest.param(["sft"], f"{DATA}model_config: {'{a: ' * 50_000}\n", DEPTH, id="mappings-in-mappings", marks=SLOW),
         pytest.param(["sft"], "a:" + " -" * 50_000 + " x\n", "not valid YAML|HFKIT_MAX_DEPTH", id="dashes"),
-        pytest.param(["sft"], "- " * 50_000 + "x\n", DEPTH, id="lists-of-dashes"),
+        pytest.param(["sft"], "- " * 50_000 + "x\n", DEPTH, id="lists-of-dashes", marks=SLOW),
         pytest.param(["sft"], DATA + "# x\n" * 1_000_000, BYTES, id="long"),
-        pytest.param(["sft"], f"{DATA}learning_rate: {'9' * 500_000}e\n", "learning_rate", id="digits"),
-        pytest.param(["sft"], f"{DATA}seed: {'9' * 500_000}\n", "not valid YAML", id="long-number"),
+        pytest.param(["sft"], f"{DATA}learning_rate: {'9' * 500_000}e\n", "learning_rate", id="digits", marks=SLOW),
+        pytest.param(["sft"], f"{DATA}seed: {'9' * 500_000}\n", "not valid YAML", id="long-number", marks=SLOW),
         pytest.param(["sft"], f"{DATA}\"\\e]0;x\\a\": 1\n", r"\\x1b\]0;x", id="escape-codes-in-a-key"),
         pytest.param(["sft"], f"{DATA}model: !!python/object/apply:os.mkdir [code-has-run]\n", "YAML", id="tag"),
         pytest.param(["sft"], f"{DATA}lora_target_modules: '{'(a+)+' * 20}$'\n", "model_name_or_path", id="pattern"),
         pytest.param(["run"], f"stages: {{sft: a.yaml}}\noutput_dir: x\n{bomb()}", VALUES, id="pipeline-of-aliases"),
         pytest.param(["run"], "extends: config.yaml\noutput_dir: out\n", "extends", id="pipeline-of-itself"),
-        pytest.param(["plan"], DATA + bomb(), VALUES, id="plan-of-aliases"),
+        pytest.param(["plan"], DATA + bomb(), VALUES, id="plan-of-aliases", marks=SLOW),
         pytest.param(["data", "check", "--stage", "sft"], DATA + bomb(), VALUES, id="check-of-aliases"),
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 from datasets import Dataset
 
 ROWS = "".join(json.dumps({"text": f"Ann likes {number} colours."}) + "\n" for number in range(20))
+SLOW = pytest.mark.slow
 CHECK = ("data", "check", "--stage", "tokenizer", "--output_dir", "out", "--datasets")
 BUILDER = "the name of a builder of `datasets`"
 URL = "hfkit reads no URLs outside the Hub"
@@ -54,33 +55,35 @@ def bomb(levels: int = 9) -> str:
     ("text", "message"),
     [
         pytest.param(card("pandas", files("evil.pkl")), BUILDER, id="pandas-and-a-pickle"),
-        pytest.param(card("sql", files("evil.pkl")), BUILDER, id="sql"),
-        pytest.param(card("webdataset", files("evil.pkl")), BUILDER, id="webdataset"),
+        pytest.param(card("sql", files("evil.pkl")), BUILDER, id="sql", marks=SLOW),
+        pytest.param(card("webdataset", files("evil.pkl")), BUILDER, id="webdataset", marks=SLOW),
         pytest.param(card("generator", files("evil.pkl")), BUILDER, id="generator"),
         pytest.param(card("pandas", "  splits: {train: train}\n"), BUILDER, id="pandas-on-the-current-folder"),
         pytest.param(card("json", "  splits: {train: train}\n"), BUILDER, id="json-on-the-current-folder"),
         pytest.param(card("json", files("https://127.0.0.1:9/rows.jsonl")), URL, id="url"),
         pytest.param(card("user/data", files("http://127.0.0.1:9/rows.jsonl")), URL, id="url-beside-a-hub-id"),
-        pytest.param(card("json", files("zip://rows.jsonl::http://127.0.0.1:9/x.zip")), URL, id="url-in-a-chain"),
+        pytest.param(
+            card("json", files("zip://rows.jsonl::http://127.0.0.1:9/x.zip")), URL, id="url-in-a-chain", marks=SLOW,
+        ),
         pytest.param(card("json", files("file:///etc/passwd")), URL, id="url-of-a-file"),
-        pytest.param(card("json", files("ftp://127.0.0.1:9/rows.jsonl")), URL, id="ftp"),
+        pytest.param(card("json", files("ftp://127.0.0.1:9/rows.jsonl")), URL, id="ftp", marks=SLOW),
         pytest.param(card("json", files("hf://datasets/a/b/x.zip::file://secret.txt")), URL, id="chain-from-the-hub"),
         pytest.param(card("text", files("../secret.txt")), WITHIN, id="parent-folder"),
         pytest.param(card("text", files("x/../../secret.txt")), WITHIN, id="parent-folder-within"),
-        pytest.param(card("text", files("../*.txt")), WITHIN, id="pattern-of-the-parent-folder"),
+        pytest.param(card("text", files("../*.txt")), WITHIN, id="pattern-of-the-parent-folder", marks=SLOW),
         pytest.param(card("text", files("/etc/passwd")), WITHIN, id="absolute-path"),
-        pytest.param(card("text", files("~/secret.txt")), WITHIN, id="home"),
+        pytest.param(card("text", files("~/secret.txt")), WITHIN, id="home", marks=SLOW),
         pytest.param(card("text", files("link.txt")), OUTSIDE, id="link-to-outside"),
-        pytest.param(card(".", files("link.txt")), OUTSIDE, id="link-to-outside-in-a-folder"),
+        pytest.param(card(".", files("link.txt")), OUTSIDE, id="link-to-outside-in-a-folder", marks=SLOW),
         pytest.param(card(".", files("*.txt")), NO_FILE, id="pattern"),
         pytest.param(card(".", files("pipe.jsonl")), NO_FILE, id="pipe"),
         pytest.param(card(".", files("loop.jsonl")), NO_FILE, id="link-to-itself"),
         pytest.param(card("script.py", "  splits: {train: train}\n"), r"script\.py", id="script"),
         pytest.param(card("json", bomb().replace("a", "  a", 1).replace("\na", "\n  a")), BOMB, id="aliases"),
-        pytest.param(f"---\n{bomb()}---\n", BOMB, id="aliases-beside-the-block"),
+        pytest.param(f"---\n{bomb()}---\n", BOMB, id="aliases-beside-the-block", marks=SLOW),
         pytest.param(f"---\na: &a [*a]\n{card('json')[4:]}", "line 2 contains itself", id="alias-of-itself"),
-        pytest.param(f"---\na: {'[' * 5000}\n---\n", "HFKIT_MAX_DEPTH", id="deep"),
-        pytest.param(f"---\na: {'9' * 200_000}e\n---\n", "has no hfkit: block", id="digits"),
+        pytest.param(f"---\na: {'[' * 5000}\n---\n", "HFKIT_MAX_DEPTH", id="deep", marks=SLOW),
+        pytest.param(f"---\na: {'9' * 200_000}e\n---\n", "has no hfkit: block", id="digits", marks=SLOW),
         pytest.param(f"---\n{'a: b' * 500_000}\n---\n", "HFKIT_MAX_YAML_BYTES", id="long-metadata"),
         pytest.param(card("\"\\e]0;x\\a\\e[2J\"", files("x.jsonl")), r"\\x1b\]0;x\\x07", id="escape-codes"),
         pytest.param("---\nhfkit: !!python/object/apply:os.mkdir [code-has-run]\n---\n", "python/object", id="tag"),
@@ -183,22 +186,24 @@ def images(folder: Path) -> None:
         pytest.param(declares("../secret.txt"), WITHIN, id="readme-names-a-file-outside"),
         pytest.param(declares(["rows.jsonl", "/etc/passwd"]), WITHIN, id="readme-names-an-absolute-path"),
         pytest.param(declares({"train": "../**"}), WITHIN, id="readme-names-a-pattern-outside"),
-        pytest.param(declares([{"split": "train", "path": ["../secret.txt"]}]), WITHIN, id="readme-splits-outside"),
+        pytest.param(
+            declares([{"split": "train", "path": ["../secret.txt"]}]), WITHIN, id="readme-splits-outside", marks=SLOW,
+        ),
         pytest.param(declares("https://127.0.0.1:9/rows.jsonl"), URL, id="readme-names-a-url"),
         pytest.param(declares("../secret.txt", ".huggingface.yaml"), WITHIN, id="yaml-names-a-file-outside"),
         pytest.param(writes("README.md", f"---\n{bomb()}---\n"), BOMB, id="readme-of-aliases"),
         pytest.param(huge_readme, "HFKIT_MAX_TEXT_BYTES", id="huge-readme"),
         pytest.param(lambda folder: os.mkfifo(folder / "README.md"), NO_FILE, id="readme-is-a-pipe"),
         pytest.param(lambda folder: os.mkfifo(folder / ".huggingface.yaml"), NO_FILE, id="yaml-is-a-pipe"),
-        pytest.param(links("README.md", "README.md"), NO_FILE, id="readme-is-a-loop"),
+        pytest.param(links("README.md", "README.md"), NO_FILE, id="readme-is-a-loop", marks=SLOW),
         pytest.param(links("/dev/zero", "README.md"), NO_FILE, id="readme-is-a-device"),
         pytest.param(links("../secret.jsonl"), OUTSIDE, id="link-to-outside"),
         pytest.param(renamed("rows.zip"), "it has no ", id="zip"),
         pytest.param(writes("README.md", NAMED), "cannot read the dataset", id="name-of-a-configuration-outside"),
-        pytest.param(writes("dataset_infos.json", "[" * 100_000), "cannot read", id="infos-of-brackets"),
+        pytest.param(writes("dataset_infos.json", "[" * 100_000), "cannot read", id="infos-of-brackets", marks=SLOW),
         pytest.param(saved("../secret.txt"), WITHIN, id="saved-data-set-names-a-file-outside"),
         pytest.param(saved("https://127.0.0.1:9/a.arrow"), URL, id="saved-data-set-names-a-url"),
-        pytest.param(saved_splits(["train", "../.."]), WITHIN, id="saved-splits-outside"),
+        pytest.param(saved_splits(["train", "../.."]), WITHIN, id="saved-splits-outside", marks=SLOW),
         pytest.param(writes("state.json", "[" * 100_000), "cannot read", id="saved-data-set-of-brackets"),
         pytest.param(images, "image|struct|Image", id="images-of-files-outside"),
     ],
@@ -218,10 +223,10 @@ def test_a_folder_that_attacks_is_refused(attack, tmp_path, secret, make, messag
     "make",
     [
         pytest.param(lambda folder: os.mkfifo(folder / "more.jsonl"), id="pipe"),
-        pytest.param(socket_in, id="socket"),
-        pytest.param(links("/dev/zero"), id="device"),
+        pytest.param(socket_in, id="socket", marks=SLOW),
+        pytest.param(links("/dev/zero"), id="device", marks=SLOW),
         pytest.param(links("more.jsonl"), id="link-to-itself"),
-        pytest.param(links("."), id="link-to-its-folder"),
+        pytest.param(links("."), id="link-to-its-folder", marks=SLOW),
         pytest.param(lambda folder: (folder / "deeper").symlink_to(".."), id="folder-within-itself"),
     ],
 )
@@ -251,7 +256,7 @@ def test_links_of_the_cache_of_the_hub_are_read(attack, tmp_path):
     assert "\n  20 rows" in attack(*CHECK, snapshot).output
 
 
-@pytest.mark.parametrize("name", ["json", "pandas"])
+@pytest.mark.parametrize("name", ["json", pytest.param("pandas", marks=SLOW)])
 def test_a_folder_may_have_the_name_of_a_builder(attack, tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "rows.jsonl").write_text(ROWS)

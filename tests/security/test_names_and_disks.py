@@ -13,6 +13,8 @@ pytestmark = pytest.mark.hostile("names and disks")
 ROWS = [{"text": f"Ann likes {colour}."} for colour in ("red", "blue", "green")] * 9
 TOKENIZER = ("--vocab_size=300", "--datasets")
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture
 def rows(tmp_path) -> str:
@@ -22,12 +24,12 @@ def rows(tmp_path) -> str:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("a\nb\t ", id="line break"),
-        pytest.param("--config", id="dashes"),
-        pytest.param("100%s%(x)d{y}$HOME", id="formats"),
+        pytest.param("a\nb\t ", id="line break", marks=SLOW),
+        pytest.param("--config", id="dashes", marks=SLOW),
+        pytest.param("100%s%(x)d{y}$HOME", id="formats", marks=SLOW),
         pytest.param("[red]a[/][/]*?:smile:", id="markup"),
-        pytest.param("'a' \"b\" `c` \\", id="quotes"),
-        pytest.param("run@v1", id="revision"),
+        pytest.param("'a' \"b\" `c` \\", id="quotes", marks=SLOW),
+        pytest.param("run@v1", id="revision", marks=SLOW),
         pytest.param("m" * 255, id="longest"),
     ],
 )
@@ -43,8 +45,8 @@ def test_unusual_names_work(attack, tmp_path, rows, name):
     ("name", "reason"),
     [
         pytest.param("x" * 256, "File name too long", id="long name"),
-        pytest.param("ä" * 200, "File name too long", id="long in bytes"),
-        pytest.param("/".join(["d" * 200] * 25), "File name too long", id="long path"),
+        pytest.param("ä" * 200, "File name too long", id="long in bytes", marks=SLOW),
+        pytest.param("/".join(["d" * 200] * 25), "File name too long", id="long path", marks=SLOW),
         pytest.param("/".join(["d" * 99] * 40)[:3950], "choose a path of less than 3,840", id="no room for files"),
         pytest.param("a\0b", "null (byte|character)", id="null byte"),
         pytest.param("run-\udcff", "not valid UTF-8", id="not UTF-8"),
@@ -73,6 +75,7 @@ def test_a_folder_that_is_not_utf8_is_refused(attack, tmp_path, rows):
     assert ran.status == 1 and "the path of the current folder" in ran.output and not (folder / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_model_in_a_folder_that_is_not_utf8_is_refused(attack, tmp_path, sft_dir):
     """The link is a name as any other; what it leads to is not."""
     shutil.copytree(sft_dir, tmp_path / "bytes-\udcff")
@@ -85,12 +88,12 @@ def test_a_model_in_a_folder_that_is_not_utf8_is_refused(attack, tmp_path, sft_d
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param("loop/out", id="loop of links"),
-        pytest.param("dangling", id="link to nowhere"),
+        pytest.param("loop/out", id="loop of links", marks=SLOW),
+        pytest.param("dangling", id="link to nowhere", marks=SLOW),
         pytest.param("rows.jsonl", id="file"),
         pytest.param("rows.jsonl/out", id="in a file"),
         pytest.param("/dev/full", id="device"),
-        pytest.param("/proc/hfkit", id="no real disk"),
+        pytest.param("/proc/hfkit", id="no real disk", marks=SLOW),
     ],
 )
 def test_what_is_not_a_folder_is_named_and_left_alone(attack, tmp_path, rows, sft_dir, verb, path):

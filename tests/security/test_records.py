@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hostile_models import inputs
+from quick import slow
 
 MODEL_CONFIGS = pytest.mark.hostile("model configs")
 MODEL = {"role": "base", "path": "/x", "revision": None, "weights_sha256": None, "stage": "sft", "parents": []}
@@ -53,7 +54,7 @@ def test_a_hostile_record_is_not_a_lineage(attack, model, content, sentence):
 
 
 @MODEL_CONFIGS
-@pytest.mark.parametrize("verb", ["lineage", "report"])
+@pytest.mark.parametrize("verb", ["lineage", slow("report")])
 @pytest.mark.parametrize("shape", ["a cycle", "doublings"])
 def test_records_that_name_each_other_end(attack, tmp_path, verb, shape):
     names = [f"run{index}" for index in range(30)]

@@ -15,6 +15,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.files import read_rows
 
 ROW = json.dumps({"text": "Ann likes red."}) + "\n"
+SLOW = pytest.mark.slow
 CHECK = ("data", "check", "--stage", "tokenizer", "--output_dir", "out", "--datasets")
 
 
@@ -119,38 +120,55 @@ ROWS = "".join(json.dumps({"text": f"Ann likes {number} colours."}) + "\n" for n
     [
         pytest.param("rows.jsonl", ROWS + nested(150), DEEP, id="lists-in-lists"),
         pytest.param("rows.jsonl", ROWS + nested(900), DEEP, id="900-lists"),
-        pytest.param("rows.jsonl", ROWS + nested(200_000), DEEP, id="200000-lists"),
-        pytest.param("rows.jsonl", ROWS + objects(400), DEEP, id="objects-in-objects"),
-        pytest.param("rows.json", f"[{nested(400)}]", r"rows\.json: row 1: .*nested.*HFKIT_MAX_DEPTH", id="deep-list"),
+        pytest.param("rows.jsonl", ROWS + nested(200_000), DEEP, id="200000-lists", marks=SLOW),
+        pytest.param("rows.jsonl", ROWS + objects(400), DEEP, id="objects-in-objects", marks=SLOW),
+        pytest.param(
+            "rows.json", f"[{nested(400)}]", r"rows\.json: row 1: .*nested.*HFKIT_MAX_DEPTH",
+            id="deep-list", marks=SLOW,
+        ),
         pytest.param("rows.json", "[" * 100_000, r"rows\.json: .*nested.*HFKIT_MAX_DEPTH", id="open-brackets"),
-        pytest.param("rows.jsonl", lambda: ROWS + json.dumps({"text": "x" * 100_000_000}), LONG, id="line-of-100-MB"),
+        pytest.param(
+            "rows.jsonl", lambda: ROWS + json.dumps({"text": "x" * 100_000_000}), LONG, id="line-of-100-MB", marks=SLOW,
+        ),
         pytest.param("rows.txt", lambda: "short\n" * 20 + "x" * 20_000_000, LONG, id="long-text-line"),
-        pytest.param("rows.csv", lambda: "text\n" + "a\n" * 20 + "x" * 17_000_000, "HFKIT_MAX_ROW_B", id="long-cell"),
-        pytest.param("rows.json", lambda: json.dumps([{"text": "x" * 17_000_000}]), "HFKIT_MAX_ROW_B", id="long-item"),
+        pytest.param(
+            "rows.csv", lambda: "text\n" + "a\n" * 20 + "x" * 17_000_000, "HFKIT_MAX_ROW_B",
+            id="long-cell", marks=SLOW,
+        ),
+        pytest.param(
+            "rows.json", lambda: json.dumps([{"text": "x" * 17_000_000}]), "HFKIT_MAX_ROW_B",
+            id="long-item", marks=SLOW,
+        ),
         pytest.param("rows.jsonl.gz", lambda: bomb(200), BOMBS, id="gzip-bomb"),
-        pytest.param("rows.txt.gz", lambda: bomb(200, b"a\n"), BOMBS, id="gzip-bomb-of-lines"),
-        pytest.param("rows.csv.gz", lambda: bomb(200, b"a\n"), BOMBS, id="gzip-bomb-of-cells"),
+        pytest.param("rows.txt.gz", lambda: bomb(200, b"a\n"), BOMBS, id="gzip-bomb-of-lines", marks=SLOW),
+        pytest.param("rows.csv.gz", lambda: bomb(200, b"a\n"), BOMBS, id="gzip-bomb-of-cells", marks=SLOW),
         pytest.param("rows.jsonl.zst", lambda: zstd_bomb(200), BOMBS, id="zstd-bomb"),
-        pytest.param("rows.txt", lambda: bomb(200, b"a\n"), r"rows\.txt", id="gzip-bomb-under-another-name"),
-        pytest.param("rows.jsonl", lambda: ROWS + wide(100_000), "line 21: .*HFKIT_MAX_COLUMNS", id="100000-columns"),
+        pytest.param(
+            "rows.txt", lambda: bomb(200, b"a\n"), r"rows\.txt", id="gzip-bomb-under-another-name", marks=SLOW,
+        ),
+        pytest.param(
+            "rows.jsonl", lambda: ROWS + wide(100_000), "line 21: .*HFKIT_MAX_COLUMNS", id="100000-columns", marks=SLOW,
+        ),
         pytest.param("rows.csv", ",".join(f"c{i}" for i in range(200_000)) + "\n", "HFKIT_MAX_COLUMNS", id="wide-csv"),
         pytest.param(
             "rows.jsonl",
             lambda: "".join(json.dumps({"text": "x"} | {f"c{i}-{j}": 1 for j in range(999)}) + "\n" for i in range(99)),
             "line 1[01]: .*HFKIT_MAX_COLUMNS",
-            id="new-columns-in-each-row",
-        ),
+            id="new-columns-in-each-row", marks=SLOW),
         pytest.param("rows.jsonl", ROWS + json.dumps({"k" * (1 << 20): 1}), "line 21: .*key", id="key-of-1-MB"),
         pytest.param("rows.jsonl", ROWS + '{"text": ' + "9" * 100_000 + "}", "line 21: ", id="number-of-100000-digits"),
-        pytest.param("rows.jsonl", ROWS + '{"text": "\\ud800"}', "line 21: .*surrogates", id="half-a-surrogate"),
+        pytest.param(
+            "rows.jsonl", ROWS + '{"text": "\\ud800"}', "line 21: .*surrogates",
+            id="half-a-surrogate", marks=SLOW,
+        ),
         pytest.param("rows.jsonl", ROWS + '{"text": "\x1b]0;x\x07", "b": 1, \x1b[2J}', "line 21", id="escape-codes"),
         pytest.param("rows.jsonl", '{"\\u001b]0;x\\u0007\\u202e": "y"}\n' * 20, r"\\x1b", id="escape-codes-in-a-key"),
         pytest.param("rows.csv", "text\x00,b\nx,y\n", r"rows\.csv: .*null character", id="nul-in-csv-header"),
-        pytest.param("rows.csv", 'text,b\n"' + "x,y\n" * 1_000_000, "EOF inside string", id="open-quote"),
+        pytest.param("rows.csv", 'text,b\n"' + "x,y\n" * 1_000_000, "EOF inside string", id="open-quote", marks=SLOW),
         pytest.param("rows.parquet", parquet()[:-30], r"rows\.parquet: ", id="parquet-cut"),
         pytest.param("rows.parquet", overwritten(parquet(), -8, HUGE), r"rows\.parquet: ", id="parquet-lies"),
         pytest.param("rows.parquet", overwritten(parquet(), 4, b"\xff" * 500), r"rows\.parquet: ", id="pages-lie"),
-        pytest.param("rows.parquet", lambda: parquet_bomb(), BOMBS, id="parquet-bomb"),
+        pytest.param("rows.parquet", lambda: parquet_bomb(), BOMBS, id="parquet-bomb", marks=SLOW),
         pytest.param("rows.parquet", lambda: dictionary_bomb(False), BOMBS, id="parquet-dictionary"),
         pytest.param("rows.parquet", lambda: dictionary_bomb(True), BOMBS, id="parquet-dictionary-in-a-list"),
         pytest.param("rows.parquet", deep_parquet(400), r"rows\.parquet: ", id="deep-parquet"),
@@ -169,15 +187,17 @@ def test_rows_that_attack_are_refused(attack, tmp_path, name, content, message):
 @pytest.mark.parametrize(
     "rows",
     [
-        pytest.param(ROWS + '{"text": "x", "n": 1e400, "m": -1e999}\n', id="huge-floats"),
-        pytest.param(ROWS + '{"text": "x", "n": NaN, "m": Infinity}\n', id="nan-and-infinity"),
+        pytest.param(ROWS + '{"text": "x", "n": 1e400, "m": -1e999}\n', id="huge-floats", marks=SLOW),
+        pytest.param(ROWS + '{"text": "x", "n": NaN, "m": Infinity}\n', id="nan-and-infinity", marks=SLOW),
         pytest.param(ROWS + CHANGING, id="types-change"),
-        pytest.param(ROWS + '{"text": "<script>alert(1)</script>"}\n', id="html"),
-        pytest.param(ROWS + '{"text": "\\u001b[2J\\u001b]0;x\\u0007\\u202e"}\n', id="escape-codes-in-a-text"),
+        pytest.param(ROWS + '{"text": "<script>alert(1)</script>"}\n', id="html", marks=SLOW),
+        pytest.param(
+            ROWS + '{"text": "\\u001b[2J\\u001b]0;x\\u0007\\u202e"}\n', id="escape-codes-in-a-text", marks=SLOW,
+        ),
         pytest.param(ROWS + '{"text": "x", "n": 123456789012345678901234567890}\n', id="long-numbers"),
-        pytest.param(ROWS + '{"text": "' + "x" * 2_000_000 + '"}\n', id="book"),
-        pytest.param(ROWS + nested(62), id="62-lists"),
-        pytest.param(ROWS + objects(62), id="62-objects"),
+        pytest.param(ROWS + '{"text": "' + "x" * 2_000_000 + '"}\n', id="book", marks=SLOW),
+        pytest.param(ROWS + nested(62), id="62-lists", marks=SLOW),
+        pytest.param(ROWS + objects(62), id="62-objects", marks=SLOW),
         pytest.param(ROWS + objects(31).replace("1", "[" * 31 + "1" + "]" * 31), id="62-levels"),
     ],
 )  # fmt: skip
@@ -193,7 +213,7 @@ def test_odd_rows_are_read(attack, tmp_path, rows):
     [
         pytest.param("rows.txt", lambda: "short\n" * 20 + "x" * 20_000_000, LONG, id="long-line"),
         pytest.param("rows.jsonl", ROWS + nested(900), DEEP, id="deep"),
-        pytest.param("rows.jsonl.gz", lambda: bomb(200), BOMBS, id="bomb"),
+        pytest.param("rows.jsonl.gz", lambda: bomb(200), BOMBS, id="bomb", marks=SLOW),
     ],
 )
 def test_streams_have_the_same_limits(attack, tmp_path, name, content, message):

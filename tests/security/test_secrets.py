@@ -7,6 +7,7 @@ import pytest
 from hfkit.commands.report.main import write_report
 
 HF = "hf_" + "Zq7Xw" * 7
+SLOW = pytest.mark.slow
 WORD = "Zq7Xw-swordfish-9"
 OUT = ("--output_dir", "out")
 HEX = "0123456789abcdef0123456789abcdef01234567"
@@ -37,12 +38,12 @@ def yaml(tmp_path):
         pytest.param(
             ["sft", *OUT, "--datasets", f"/data/{HF}/rows.jsonl"], "/data/hf_***/rows.jsonl", id="a path of data"
         ),
-        pytest.param(["sft", *OUT, "--model_name_or_path", HF], "hf_***", id="a model"),
+        pytest.param(["sft", *OUT, "--model_name_or_path", HF], "hf_***", id="a model", marks=SLOW),
         pytest.param(["push", "nowhere", "me/name", "--token", WORD], "--token ***", id="a flag of a verb"),
-        pytest.param(["chat", f"nowhere/{HF}/model", "--prompt", "Hi"], "hf_***", id="the model of a chat"),
+        pytest.param(["chat", f"nowhere/{HF}/model", "--prompt", "Hi"], "hf_***", id="the model of a chat", marks=SLOW),
         pytest.param(["pull", f"{HF}/a/b", "out"], "hf_***", id="a repository"),
         pytest.param([HF], "unknown verb 'hf_***'", id="a verb"),
-        pytest.param(["lineage", HF], "hf_***", id="a run"),
+        pytest.param(["lineage", HF], "hf_***", id="a run", marks=SLOW),
     ],
 )
 def test_a_secret_on_the_command_line_is_masked(argv, message, attack):
@@ -54,14 +55,14 @@ def test_a_secret_on_the_command_line_is_masked(argv, message, attack):
 @pytest.mark.parametrize(
     ("verb", "text", "message"),
     [
-        pytest.param("sft", f"hf_token: {WORD}", "hf_token: '***'", id="a key"),
+        pytest.param("sft", f"hf_token: {WORD}", "hf_token: '***'", id="a key", marks=SLOW),
         pytest.param("sft", f"hub_tokne: {HF}", "hub_tokne: '***'", id="a mistyped key"),
-        pytest.param("sft", f"model_config: [{{api_key: {WORD}}}]", "'api_key': '***'", id="a key within"),
-        pytest.param("sft", f"{HF}: 1", "hf_***: 1", id="a name of a key"),
+        pytest.param("sft", f"model_config: [{{api_key: {WORD}}}]", "'api_key': '***'", id="a key within", marks=SLOW),
+        pytest.param("sft", f"{HF}: 1", "hf_***: 1", id="a name of a key", marks=SLOW),
         pytest.param("sft", f"password: {WORD}\npassword: {WORD}", "password: '***' -> given twice", id="a key twice"),
-        pytest.param("sft", f"hub_token: {HF}\n  : [", "not valid YAML", id="no YAML"),
+        pytest.param("sft", f"hub_token: {HF}\n  : [", "not valid YAML", id="no YAML", marks=SLOW),
         pytest.param("sft", "seed: '-----BEGIN PRIVATE KEY-----\n  Zq7XwAAA\n  '", "PRIVATE KEY-----***", id="block"),
-        pytest.param("run", f"hub_tokne: {WORD}\nstages: {{}}", "hub_tokne: '***'", id="a pipeline"),
+        pytest.param("run", f"hub_tokne: {WORD}\nstages: {{}}", "hub_tokne: '***'", id="a pipeline", marks=SLOW),
         pytest.param(
             "run", f"stages: {{sft: {{hf_token: {WORD}}}}}\noutput_dir: o", "hf_token: '***'", id="of a stage"
         ),

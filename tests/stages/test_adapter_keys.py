@@ -11,6 +11,7 @@ from merging import edit
 from model_outputs import last_hidden, logits, logits_at
 from packaging.version import Version
 from peft import PeftModel
+from quick import mostly_slow, slow
 from safetensors.torch import load_file
 from small_models import model_of
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -48,6 +49,7 @@ SPELLINGS = [
     (["all-linear"], ALL),
     (None, ALL),
 ]
+TRAINING = [name for name, spec in STAGES.items() if spec.trains_a_model]
 FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
 IN, OUT = {"down_proj": 176}, {"gate_proj": 176, "up_proj": 176, "k_proj": 32, "v_proj": 32}
 """Widths of the linear maps of planned.LLAMA, where they are not 64."""
@@ -61,7 +63,7 @@ def adapted(config) -> set[str]:
     return {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_A" in name}
 
 
-@pytest.mark.parametrize(("given", "wanted"), SPELLINGS, ids=str)
+@pytest.mark.parametrize(("given", "wanted"), mostly_slow(SPELLINGS, SPELLINGS[::2]), ids=str)
 def test_each_spelling_adapts_the_same_modules_and_plan_counts_them(given, wanted, config_of, stage_for, tmp_path):
     config = config_of("sft", tmp_path / "out", lora_target_modules=given)
     assert adapted(config) == {*wanted}
@@ -105,7 +107,7 @@ def problems(config_of, base_dir, reward_dir, tmp_path):
     return found
 
 
-@pytest.mark.parametrize("stage", [name for name, spec in STAGES.items() if spec.trains_a_model])
+@pytest.mark.parametrize("stage", mostly_slow(TRAINING, ["sft", "grpo"]))
 @pytest.mark.parametrize(
     ("changes", "reported"),
     [
@@ -182,6 +184,7 @@ def test_an_adapter_on_the_head_alone_is_refused_by_ppo_before_loading(problems,
 NEW = {"use_dora": True, "modules_to_save": ["lm_head", "embed_tokens"], "lora_target_modules": "q_proj,v_proj"}
 
 
+@pytest.mark.slow
 def test_dora_with_whole_modules_is_trained_published_and_reloaded_in_every_stage(
     base_dir, run_stage, config_of, tmp_path, capsys
 ):
@@ -241,7 +244,7 @@ def test_dora_over_4_bits(base_dir, run_stage, tmp_path):
     assert not torch.allclose(logits_at(folder), logits_at(sft), atol=1e-4)
 
 
-@pytest.mark.parametrize("key", ["use_dora", "modules_to_save"])
+@pytest.mark.parametrize("key", ["use_dora", slow("modules_to_save")])
 def test_a_static_cache_over_4_bits_needs_merged_copies_which_they_have_none_of(problems, key):
     changes = {"rollout_engine": "static", "load_in_4bit": True, key: NEW[key], **FUNCTIONS}
     [problem] = problems("ppo", **changes)
@@ -266,6 +269,7 @@ def test_names_of_experts_are_matched_as_peft_matches_them():
     assert unmatched(model, r".*\.q_proj") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["dpo", "grpo", "rloo"])
 def test_lora_on_the_head_goes_on_or_is_refused_before_loading(run_stage, tmp_path, stage):
     settings = {"lora_target_modules": ["q_proj", "lm_head"], "max_steps": 1}

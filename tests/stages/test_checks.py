@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
+from quick import mostly_slow
 
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES, StageSpec, spec_of_config
@@ -77,7 +78,7 @@ def id_of(value: object) -> str:
     return value if isinstance(value, str) else "-".join(value)
 
 
-@pytest.mark.parametrize(("stage", "changes"), CONTRADICTIONS, ids=id_of)
+@pytest.mark.parametrize(("stage", "changes"), mostly_slow(CONTRADICTIONS, CONTRADICTIONS[::3]), ids=id_of)
 def test_a_fault_in_a_key_silences_what_contradicts_it(problems_with, stage, changes):
     """And a problem names each setting without which there would be none."""
     found = problems_with(stage, **changes)
@@ -94,7 +95,7 @@ def test_a_fault_in_a_key_silences_what_contradicts_it(problems_with, stage, cha
         assert [str(problem) for problem in gone if key not in problem.keys] == []
 
 
-@pytest.mark.parametrize(("stage", "changes"), FITTING, ids=id_of)
+@pytest.mark.parametrize(("stage", "changes"), mostly_slow(FITTING, FITTING[::2]), ids=id_of)
 def test_a_fault_in_one_of_the_keys_that_fit_together_is_all_that_is_reported(problems_with, stage, changes):
     assert problems_with(stage, **changes) == []
     for key in changes:

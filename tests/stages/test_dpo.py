@@ -11,6 +11,7 @@ from interruption import assert_same_run
 from one_and_two import assert_same_training
 from peft import PeftModel
 from processes import launch
+from quick import slow
 from safetensors.torch import load_file
 from small_models import model_of
 from transformers import AutoModelForCausalLM
@@ -49,7 +50,7 @@ def caught(monkeypatch):
 
 
 @pytest.mark.any_device
-@pytest.mark.parametrize("loss", [math.log(2), 25.0])
+@pytest.mark.parametrize("loss", [math.log(2), slow(25.0)])
 def test_at_learning_rate_0_the_loss_is_that_of_equal_models_and_the_kl_0(run_stage, tmp_path, loss):
     """-log sigmoid(0), and (0 - 1 / (2 beta))^2."""
     name = "sigmoid" if loss < 1 else "ipo"
@@ -77,7 +78,7 @@ def test_it_learns_what_is_preferred(run_stage, tmp_path):
         )
 
 
-@pytest.mark.parametrize("changes", [{}, {"load_in_4bit": True}], ids=["whole base", "4-bit base"])
+@pytest.mark.parametrize("changes", [{}, slow({"load_in_4bit": True})], ids=["whole base", "4-bit base"])
 def test_only_the_adapter_is_trained_and_the_reference_has_the_same_base(
     run_stage, caught, base_dir, tmp_path, changes
 ):
@@ -103,6 +104,7 @@ def test_only_the_adapter_is_trained_and_the_reference_has_the_same_base(
     assert any(not torch.equal(changed[name], start[name]) for name in start)
 
 
+@pytest.mark.slow
 def test_the_folder_is_one_adapter_that_plain_peft_reloads(run_stage, caught, base_dir, tmp_path):
     folder = run_stage("dpo", tmp_path / "run", max_steps=2, save_steps=2)
     assert [path.name for path in folder.glob("*.safetensors")] == ["adapter_model.safetensors"]
@@ -122,7 +124,8 @@ def test_a_full_model_has_its_own_reference(run_stage, caught, base_dir, tmp_pat
     assert read_record(folder)["metrics"]["eval_loss"] < math.log(2)
 
 
-@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["random", slow("group_by_length")])
 def test_rankings_are_their_pairs(run_stage, rows_file, tmp_path, strategy):
     settings = {"test_split_size": None, "max_steps": 3, "train_sampling_strategy": strategy}
     pairs = [
@@ -137,6 +140,7 @@ def test_rankings_are_their_pairs(run_stage, rows_file, tmp_path, strategy):
     assert_same_run(*folders)
 
 
+@pytest.mark.slow
 def test_held_out_samples_are_in_the_folder_and_on_the_card(run_stage, tmp_path):
     folder = run_stage("dpo", tmp_path / "run", max_steps=1, eval_prompts=2)
     samples = samples_of(folder)
@@ -156,6 +160,7 @@ def test_two_processes_train_measure_and_sample_as_one_does(config_of, tmp_path)
     assert samples_of(tmp_path / "one") == samples_of(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_replies_are_sampled_to_prompts_that_leave_room_for_them(run_stage, rows_file, tokenizer, tmp_path, capsys):
     """Past the last of its learned positions GPT-2 would fail, after all of the training."""
     model_of("learned positions", len(tokenizer), spread=0.02).save_pretrained(tmp_path / "gpt2")
@@ -169,12 +174,14 @@ def test_replies_are_sampled_to_prompts_that_leave_room_for_them(run_stage, rows
     assert "held-out prompts leave no room for response_length=32" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_margins_without_effect_are_warned_of(run_stage, rows_file, tmp_path, capsys):
     rows = [{"prompt": "Who?", "chosen": f"Ann {n}.", "rejected": "Bob.", "margin": 1.0} for n in range(8)]
     run_stage("dpo", tmp_path / "run", datasets=rows_file(rows), test_split_size=None, max_steps=1)
     assert "the pairs have margins, which the losses of DPO do not use" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_from_python(data, sft_dir, tmp_path):
     keys = {
         "model_name_or_path": str(sft_dir),
@@ -186,6 +193,7 @@ def test_from_python(data, sft_dir, tmp_path):
     assert read_record(folder)["config"]["loss_type"] == ["ipo"]
 
 
+@pytest.mark.slow
 def test_precomputed_log_probabilities_of_the_reference_train_the_same(run_stage, tmp_path):
     options = {"max_steps": 2, "precompute_ref_log_probs": True, "logging_steps": 1}
     folders = [run_stage("dpo", tmp_path / "once", **options), run_stage("dpo", tmp_path / "each", max_steps=2)]
@@ -195,6 +203,7 @@ def test_precomputed_log_probabilities_of_the_reference_train_the_same(run_stage
     assert metrics[0]["eval_loss"] == pytest.approx(metrics[1]["eval_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_precomputed_log_probabilities_are_never_those_of_other_settings(run_stage, tmp_path):
     """At the first step the policy is the reference: the loss is log 2, whatever a run before it has computed."""
     options = {"max_steps": 1, "precompute_ref_log_probs": True, "test_split_size": None, "eval_prompts": 0}

@@ -36,6 +36,7 @@ def test_evaluate_measures_the_implicit_rewards_of_the_held_out_pairs_as_in_trai
     assert "| `margin` |" in (folder / "README.md").read_text().split("Evaluated on")[1]
 
 
+@pytest.mark.slow
 def test_evaluate_reads_rankings_too(run_stage, rows_file, hfkit, tmp_path):
     replies = [
         {"prompt": f"Who is {n}?", "replies": [f"Ann {n}.", "Bob.", "Cid."], "ranks": [1, 2, 3]} for n in range(9)
@@ -47,6 +48,7 @@ def test_evaluate_reads_rankings_too(run_stage, rows_file, hfkit, tmp_path):
     assert metrics["margin"] == pytest.approx(trained["eval_margin"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluate_says_that_the_reference_has_changed(run, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "run")
     record = read_record(folder)
@@ -58,6 +60,7 @@ def test_evaluate_says_that_the_reference_has_changed(run, tmp_path, capsys):
     assert {"kl", "accuracy"}.isdisjoint(read_json_mapping(folder / "evaluation.json")["metrics"])
 
 
+@pytest.mark.slow
 def test_merge_compares_the_loss_of_the_chosen_replies(run_stage, hfkit, tmp_path):
     folder = run_stage("dpo", tmp_path / "run", load_in_4bit=True, max_steps=1)
     hfkit("merge", folder, tmp_path / "merged")

@@ -69,6 +69,7 @@ def test_the_run_is_resumed_on_the_same_rows_and_refused_on_others(base_dir, tmp
         hfkit.sft(datasets=ROWS["turns"][1:], **given)
 
 
+@pytest.mark.slow
 def test_a_loaded_model_is_trained_as_it_is_now(base_dir, tmp_path, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(base_dir)
     given = dict(datasets=ROWS["turns"], **SMALL)
@@ -83,6 +84,7 @@ def test_a_loaded_model_is_trained_as_it_is_now(base_dir, tmp_path, tokenizer):
     assert policy.get_base_model().lm_head.weight.data.equal(model.lm_head.weight.data)
 
 
+@pytest.mark.slow
 def test_ppo_with_functions_and_loaded_models(sft_dir, reward_dir, tmp_path):
     calls = []
 
@@ -172,6 +174,7 @@ def test_a_row_that_cannot_be_read_is_named_by_its_number(base_dir, tmp_path):
     assert "line" not in str(reported.value) and ".jsonl" not in str(reported.value)
 
 
+@pytest.mark.slow
 def test_cards_reports_and_lineage_name_rows_without_their_file_in_the_cache(base_dir, tmp_path, capsys):
     rows = Dataset.from_list(ROWS["turns"][:8])
     given = {"datasets": ROWS["turns"][8:], "eval_datasets": rows, **SMALL}

@@ -81,6 +81,7 @@ def test_samples_of_the_training_and_of_held_out_prompts_are_kept(folder):
     assert "real" in read_record(folder)["reward_probes"]
 
 
+@in_grpo
 @pytest.mark.parametrize(
     "base", [{}, slow({"load_in_4bit": True}), slow({"use_peft": False})], ids=["lora", "4-bit", "full"]
 )
@@ -106,6 +107,7 @@ def length(prompts, replies, **_) -> list[float]:
     return [float(len(reply)) for reply in replies]
 
 
+@in_grpo
 def test_a_reward_model_and_functions_are_weighted_as_in_ppo(run_stage, method, tmp_path):
     parts = {"reward_functions": [f"{__name__}:length"], "reward_weights": [2.0, 0.5], "missing_eos_penalty": 3.0}
     row = updates(run_stage(method, tmp_path / "run", max_steps=1, reward_clip=4.0, **parts))[0]
@@ -115,6 +117,7 @@ def test_a_reward_model_and_functions_are_weighted_as_in_ppo(run_stage, method, 
     assert row["objective/shaped_scores"] <= row["objective/scores"] - 3.0 * (1 - row["val/ended"]) + 1e-4
 
 
+@pytest.mark.slow
 @in_grpo
 @pytest.mark.parametrize("engine", [pytest.param("static", marks=pytest.mark.slow), "continuous"])
 def test_other_engines_sample_what_is_learned_from(run_stage, method, tmp_path, engine):
@@ -123,6 +126,7 @@ def test_other_engines_sample_what_is_learned_from(run_stage, method, tmp_path, 
     assert max(abs(row["objective/kl"]) for row in updates(folder)) < 1e-4
 
 
+@pytest.mark.slow
 @in_grpo
 def test_continuous_batching_samples_from_a_whole_model_in_bf16(run_stage, method, tmp_path):
     whole = {"use_peft": None, "lora_r": None, "bf16": True, "rollout_engine": "continuous", "max_steps": 1}
@@ -141,7 +145,7 @@ def whole(request, run_stage, method, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("method", "whole"),
-    mostly_slow(product(METHODS, LENGTHS), [("grpo", "within a batch"), ("rloo", "aligned")]),
+    mostly_slow(product(METHODS, LENGTHS), [("grpo", "within a batch")]),
     indirect=True,
 )
 @pytest.mark.parametrize("step", mostly_slow([1, 3, 5], [3]))
@@ -156,6 +160,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, method, tmp_path
 # Stops
 
 
+@pytest.mark.slow
 @in_grpo
 def test_a_kl_above_max_kl_stops_and_publishes(run_stage, method, tmp_path):
     folder = run_stage(method, tmp_path / "run", max_steps=8, max_kl=1e-9, learning_rate=1e-2)
@@ -165,6 +170,7 @@ def test_a_kl_above_max_kl_stops_and_publishes(run_stage, method, tmp_path):
     assert (folder / "adapter_model.safetensors").is_file() and (folder / f"checkpoint-{record['steps']}").is_dir()
 
 
+@pytest.mark.slow
 @in_grpo
 def test_responses_that_never_end_stop_a_run_that_leaves_them_out(run_stage, method, tmp_path, capsys):
     changes = {"mask_truncated_completions": True, "response_length": 1, "temperature": 0.01, "reward_model_path": None}
@@ -174,6 +180,7 @@ def test_responses_that_never_end_stop_a_run_that_leaves_them_out(run_stage, met
     assert capsys.readouterr().err.count("step 1: no response ended") == 1
 
 
+@pytest.mark.slow
 @in_grpo
 def test_the_best_checkpoint_by_the_held_out_reward_is_published(run_stage, method, tmp_path):
     steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "test_split_size": 4, "save_total_limit": 9}
@@ -189,12 +196,10 @@ def test_the_best_checkpoint_by_the_held_out_reward_is_published(run_stage, meth
 # Signals
 
 SIGNALS = [*product(METHODS, LENGTHS, ("rollout", "loss"))]
-QUICK_SIGNALS = [("grpo", "within a batch", "rollout")]
 
 
-@pytest.mark.parametrize(
-    ("method", "whole", "moment"), mostly_slow(SIGNALS, QUICK_SIGNALS), indirect=["method", "whole"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "whole", "moment"), SIGNALS, indirect=["method", "whole"])
 def test_a_signal_leaves_the_checkpoint_of_the_last_update(run_stage, whole, method, monkeypatch, tmp_path, moment):
     """While responses are sampled, the step is dropped; within an update it is left too, in one process."""
     done, changes = whole

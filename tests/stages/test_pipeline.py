@@ -48,6 +48,7 @@ def test_every_stage_starts_from_what_an_earlier_one_made(chain):
     assert starts["ppo"] == [made["sft"], made["reward"]]
 
 
+@pytest.mark.slow
 def test_no_stage_leaves_its_models_in_memory(files):
     """Pretraining, SFT and the reward model each hold one model and none of the stage before."""
     with ModelMeter(LlamaModel) as models:
@@ -114,6 +115,7 @@ def test_a_flag_of_one_stage_replaces_the_same_flag_for_all_stages(files, flags,
     assert own == (given if "model_name_or_path" in dict(given) else [made, *given])
 
 
+@pytest.mark.slow
 def test_a_pipeline_can_start_from_an_existing_model(files, base_dir, tmp_path):
     path = files(("sft", "reward"), sft={"model_name_or_path": str(base_dir), "max_steps": 1}, reward={"max_steps": 1})
     root = run_pipeline(path, str(tmp_path / "mine"))

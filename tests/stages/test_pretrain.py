@@ -55,6 +55,7 @@ def test_held_out_loss_perplexity_and_bits_per_byte_agree(run_stage, tmp_path, c
     assert capsys.readouterr().out.count(r"  > Ann\x1b[2J likes") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.any_device
 def test_a_checkpoint_is_continued_in_full_or_by_an_adapter(run_stage, base_dir, tmp_path):
     changes = {"model_config": {}, "tokenizer_name_or_path": None, "model_name_or_path": str(base_dir), "max_steps": 2}

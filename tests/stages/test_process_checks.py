@@ -1,7 +1,10 @@
 """Ways to share weights among processes that would train nothing, or publish empty weights, are refused."""
 
+from itertools import product
+
 import pytest
 from config_problems import problems
+from quick import mostly_slow
 
 from hfkit.stages.checks.processes import process_problems
 
@@ -11,8 +14,10 @@ def models(base_dir, sft_dir, reward_dir):
     """What the configs start from is made before a test sets the variables of a launch."""
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
-@pytest.mark.parametrize("stage_of_zero", ["2", "3"])
+@pytest.mark.parametrize(
+    ("stage", "stage_of_zero"),
+    mostly_slow(product(["pretrain", "sft", "reward", "ppo"], ["2", "3"]), [("sft", "2"), ("sft", "3"), ("ppo", "3")]),
+)
 def test_deepspeed_needs_processes_of_a_launch(config_of, tmp_path, monkeypatch, stage, stage_of_zero):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", stage_of_zero)

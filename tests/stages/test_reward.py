@@ -22,6 +22,7 @@ def test_the_folder_is_an_adapter_with_a_trained_head_of_one_label(reward_dir, b
     assert [tuple(head.shape) for head in heads] == [(1, 32)]
 
 
+@pytest.mark.slow
 @pytest.mark.any_device
 def test_the_head_is_trained(run_stage, reward_dir, tmp_path):
     still = run_stage("reward", tmp_path / "still", learning_rate=0)
@@ -45,6 +46,7 @@ def test_pain_25_separable_pairs_are_ranked_and_a_pretrained_start_warns(run_sta
     assert "learns more from the SFT model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_conversations_and_margins_train(run_stage, tmp_path, rows_file):
     ask = {"role": "user", "content": "What does Ann like?"}
     replies = [[ask, {"role": "assistant", "content": reply}] for reply in ("Ann likes red.", "red")]
@@ -70,6 +72,7 @@ def test_a_response_is_scored_at_its_last_token_even_if_that_is_the_pad_token(re
     assert expected[0] != expected[1]
 
 
+@pytest.mark.slow
 def test_a_full_model_can_be_trained(run_stage, tmp_path):
     folder = run_stage("reward", tmp_path / "out", use_peft=None, max_steps=2)
     config = json.loads((folder / "config.json").read_text())
@@ -93,6 +96,7 @@ def test_pain_22_pairs_lost_to_max_length_are_reported_and_too_many_fail(run_sta
         run_stage("reward", tmp_path / "other", datasets=datasets, test_split_size=None, max_length=8)
 
 
+@pytest.mark.slow
 def test_a_bf16_base_trains_a_reward_model_without_autocast(run_stage, tmp_path):
     folder = run_stage("reward", tmp_path / "reward", dtype="bfloat16")
     assert read_record(folder)["status"] == "done"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from quick import slow
 from read_rows import encode_conversation
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -40,7 +41,7 @@ def test_conversations_train(run_stage, tmp_path, rows_file):
     assert read_record(folder)["data"]["train"]["kept"] == 8
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward"])
+@pytest.mark.parametrize("stage", ["sft", slow("reward")])
 def test_a_configured_pad_token_is_saved(run_stage, tmp_path, stage):
     """hfkit sets it, because TRL deprecated its own `pad_token`."""
     folder = run_stage(stage, tmp_path / "out", pad_token="<|user|>", max_steps=1)
@@ -92,6 +93,7 @@ def test_all_problems_are_reported_by_their_keys(config_of, tmp_path, changes, k
     assert sorted(problem.key for problem in raised.value.problems) == keys
 
 
+@pytest.mark.slow
 def test_a_field_of_trls_own_config_reaches_the_trainer(run_stage, tmp_path):
     folder = run_stage("sft", tmp_path / "out", neftune_noise_alpha=5.0, max_steps=1)
     assert read_record(folder)["config"]["neftune_noise_alpha"] == 5.0
@@ -117,7 +119,7 @@ def test_pain_30_rows_lost_to_max_length_are_reported_and_too_many_fail(run_stag
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("cut", [1, 39])
+@pytest.mark.parametrize("cut", [1, slow(39)])
 def test_rows_that_are_only_cut_stop_no_run_and_many_are_a_warning(run_stage, tmp_path, rows_file, capsys, cut):
     rows = [{"prompt": PROMPT, "response": f"{number} {LONG if number < cut else ''}"} for number in range(40)]
     datasets = rows_file(rows)

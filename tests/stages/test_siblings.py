@@ -37,6 +37,7 @@ def run(chain, request):
     return chain.parent / "runs" / request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "start"), [("dpo", "sft"), ("ppo", "dpo"), ("grpo", "dpo"), ("rloo", "dpo")])
 def test_each_starts_from_the_one_before(chain, stage, start):
     root = chain.parent / "runs"
@@ -46,13 +47,16 @@ def test_each_starts_from_the_one_before(chain, stage, start):
     assert parents.keys() == ({"start"} if stage == "dpo" else {"start", "reward"})
 
 
-@pytest.mark.parametrize("stage", ["ppo", "grpo", "rloo"])
-def test_the_reference_after_dpo_is_what_dpo_made_on_the_base_of_all(chain, stage, config_of, tmp_path):
-    root = chain.parent / "runs"
-    models = {"model_name_or_path": str(root / "dpo"), "reward_model_path": str(root / "reward")}
-    loaded = load_scored_policy(config_of(stage, tmp_path, **models))
-    assert torch.equal(logits(loaded.reference), logits_at(root / "dpo"))
-    assert not torch.equal(logits(loaded.reference), logits_at(root / "sft"))
+@pytest.fixture(scope="module")
+def dpo_dir(run_stage, tmp_path_factory):
+    return run_stage("dpo", tmp_path_factory.mktemp("dpo") / "run", max_steps=2)
+
+
+@pytest.mark.parametrize("stage", mostly_slow(["ppo", "grpo", "rloo"], ["grpo"]))
+def test_the_reference_after_dpo_is_what_dpo_made_on_the_base_of_all(dpo_dir, sft_dir, stage, config_of, tmp_path):
+    loaded = load_scored_policy(config_of(stage, tmp_path, model_name_or_path=str(dpo_dir)))
+    assert torch.equal(logits(loaded.reference), logits_at(dpo_dir))
+    assert not torch.equal(logits(loaded.reference), logits_at(sft_dir))
     roles = (loaded.policy, loaded.reference, loaded.reward)
     assert len({role.get_base_model().model.embed_tokens.weight.data_ptr() for role in roles}) == 1
 
@@ -65,6 +69,7 @@ def test_a_method_starts_from_sft_where_its_yaml_says_so(tmp_path, data):
     assert starts == {"sft": None, "dpo": [sft], "grpo": None, "rloo": [str(tmp_path / "runs" / "dpo")]}
 
 
+@pytest.mark.slow
 def test_plan_data_check_and_lineage_know_it(chain, run, hfkit):
     models = ["--model_name_or_path", chain.parent / "runs" / "sft"]
     models += ["--reward_model_path", chain.parent / "runs" / "reward"] * (run.name != "dpo")
@@ -78,6 +83,7 @@ def test_plan_data_check_and_lineage_know_it(chain, run, hfkit):
     assert shown.startswith(f"{run.name}: ") and "start: " in shown
 
 
+@pytest.mark.slow
 def test_its_card_can_be_pushed(run, hfkit):
     card = (run / "README.md").read_text()
     assert f"- {run.name}\n" in card and "- trl\n" in card and "apply_chat_template" in card
@@ -88,7 +94,7 @@ def test_its_card_can_be_pushed(run, hfkit):
     assert "adapter_model.safetensors" in printed and "hfkit.json" in printed
 
 
-@pytest.mark.parametrize("run", mostly_slow(METHODS, ["dpo", "grpo"]), indirect=True)
+@pytest.mark.slow
 def test_report_shows_its_curves(chain, run, hfkit):
     hfkit("report", run)
     page = (run / "report.html").read_text()
@@ -98,6 +104,7 @@ def test_report_shows_its_curves(chain, run, hfkit):
     assert run.name == "dpo" or {f"{run.name}-entropy.png", f"{run.name}-response-length.png"} <= names
 
 
+@pytest.mark.slow
 def test_evaluate_chat_and_merge(run, hfkit, tmp_path):
     hfkit("evaluate", run, "--max_prompts", "2", "--response_length", "4")
     evaluation = read_json_mapping(run / "evaluation.json")
@@ -107,6 +114,7 @@ def test_evaluate_chat_and_merge(run, hfkit, tmp_path):
     assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_arena_compares_them(chain, hfkit, data, tmp_path):
     root = chain.parent / "runs"
     models = [f"{name}={root / name}" for name in ("sft", *METHODS)]

@@ -152,6 +152,7 @@ UNFIT = [
 ]
 
 
+@pytest.mark.slow
 def test_whether_a_server_fits(config_of, serve_vllm, base_dir, tmp_path):
     server = serve_vllm(base_dir)
     for settings, words in UNFIT:
@@ -173,6 +174,7 @@ def test_a_plan_needs_no_server(tmp_path, base_dir, data):
     assert read_configs(str(tmp_path / "ppo.yaml"), "ppo", None, [])["ppo"].rollout_engine == "vllm"
 
 
+@pytest.mark.slow
 def test_another_engine_does_not_import_vllm():
     code = "import sys, hfkit.stages.ppo, hfkit.stages.checks.vllm; print('trl.generation' in sys.modules)"
     ran = forks.run(code, level=forks.FEW)  # the servers above it have imported TRL
