@@ -26,7 +26,7 @@ def sft_4bit(run_stage, tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({}, "transformers.generate, adapter merged"),
+        slow({}, "transformers.generate, adapter merged"),
         slow({"bf16": True}, "transformers.generate, bf16, adapter merged"),
         slow({"merge_in_rollouts": False}, "transformers.generate"),
         ({"rollout_engine": "continuous", "bf16": True}, "transformers.continuous, adapter merged"),
