@@ -123,7 +123,7 @@ CASES = {
         {"num_ppo_epochs": 2, "num_mini_batches": 2, "kl_estimator": "k3", "entropy_coef": 0.1, "ptx_coef": 0.5},
     ),
     "whitened rewards": ("gpt2", False, {"num_ppo_epochs": 2, "whiten_rewards": True}),
-    "lora": ("llama", True, {"num_ppo_epochs": 2, "num_mini_batches": 2}),
+    "lora": ("llama", True, {"num_ppo_epochs": 2, "num_mini_batches": 4}),
 }
 
 

@@ -253,7 +253,7 @@ def test_kl_coef_follows_its_target():
     ("changes", "reported"),
     [
         slow({}, False),
-        ({"kl_target": 1.0}, True),
+        ({"kl_target": 1.0, "total_episodes": 4, "num_ppo_epochs": 1}, True),
         slow({"kl_target": 1.0, "kl_horizon": 4, "total_episodes": 16}, False),
     ],
     ids=["no target", "too slow", "quick enough"],
