@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import python_path
 from forks import Fork, run
+from quick import mostly_slow
 from transformers import AutoTokenizer
 
 from hfkit.config.fields import DatasetEntry
@@ -180,6 +181,7 @@ def test_the_hash_of_rows_does_not_depend_on_their_chunks(kind):
     assert content_hash(datasets.Dataset(whole.slice(1))) not in hashes
 
 
+@pytest.mark.slow
 def test_a_file_of_another_kind_is_found_again(tmp_path, tokenizer, cache):
     rows = [{"prompt": f"Who is {n}?", "response": None if n % 50 == 0 else "Ann."} for n in range(1200)]
     first = prepared(write(tmp_path / "a.jsonl", rows), tokenizer)[1]
@@ -231,12 +233,14 @@ def slow_map(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_only_one_of_several_processes_prepares_the_rows(tmp_path, slow_map):
     started = [slow_map(0) for _ in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0]
     assert (tmp_path / "log").read_text() == "x" * 40
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_trainer_block_no_other_process(tmp_path, slow_map):
     killed = slow_map(2)
     while not (tmp_path / "log").exists():
@@ -279,7 +283,7 @@ def damage(cache: Path, kind: str) -> Path:
     return file.parent
 
 
-@pytest.mark.parametrize("kind", ["cut", "empty", "garbage", "other"])
+@pytest.mark.parametrize("kind", mostly_slow(["cut", "empty", "garbage", "other"], ["cut", "other"]))
 def test_damaged_rows_in_the_cache_are_named_and_prepared_again(tmp_path, tokenizer, cache, capsys, kind):
     file = write(tmp_path / "a.jsonl", ROWS)
     rows = prepared(file, tokenizer)[0].to_list()

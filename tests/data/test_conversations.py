@@ -4,6 +4,7 @@ import json
 
 import pytest
 from datasets import Dataset
+from quick import mostly_slow
 from read_rows import load_entry
 
 from hfkit.config.fields import DatasetEntry
@@ -117,11 +118,12 @@ ASKED = {
     "a system message alone": ([SYSTEM], [SYSTEM, USER, YES], [SYSTEM, USER, NO], [SYSTEM], [USER, YES]),
 }
 
+QUICK = ["a system message", "a prompt of messages", "the first question", "a system message alone"]
 SHARED = {"the first question": [YES, MORE], "a system message alone": [USER]}
 """Turns after the prompt that both responses begin with."""
 
 
-@pytest.mark.parametrize("kind", ASKED)
+@pytest.mark.parametrize("kind", mostly_slow(ASKED, QUICK))
 def test_a_prompt_next_to_whole_conversations_is_asked_once(read, kind):
     prompt, chosen, rejected, context, reply = ASKED[kind]
     row = read([{"prompt": prompt, "chosen": chosen, "rejected": rejected}], COMPARISONS).rows[0]

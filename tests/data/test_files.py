@@ -91,6 +91,7 @@ def test_messages_that_polars_wrote_join_others(tmp_path, rows_file):
     assert stats.sources[0]["sha256"] != stats.sources[1]["sha256"]
 
 
+@pytest.mark.slow
 def test_rows_are_utf8_whatever_the_locale(tmp_path):
     row = {"prompt": "Où est Köln? 中", "response": "Nähe"}
     (tmp_path / "a.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 import yaml
 from format_files import ASKED, RIGHT, STAGES, WRONG, lines, table, zst
-from quick import mostly_slow
 
 from hfkit import cli
 from hfkit.config.fields import DatasetEntry
@@ -156,7 +155,8 @@ def verb(tmp_path, base_dir, with_template, capsys):
     return run
 
 
-@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["sft"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_check_reads_every_file(verb, stage):
     expected = {name: rows for name, (*_, stages) in RIGHT.items() if isinstance(rows := stages.get(stage), list)}
     status, out = verb("data", "check", stage=stage, names=[*expected])

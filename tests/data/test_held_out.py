@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from quick import slow
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PPOConfig, RewardConfig, SFTConfig
@@ -126,7 +127,8 @@ def test_a_run_leaves_the_hashes_of_its_rows(sft_dir):
 
 
 @pytest.mark.parametrize(
-    ("stage", "role", "theirs"), [("reward", "train", "test"), ("reward", "test", "train"), ("ppo", "train", "test")]
+    ("stage", "role", "theirs"),
+    [("reward", "train", "test"), slow("reward", "test", "train"), slow("ppo", "train", "test")],
 )
 def test_rows_that_an_earlier_stage_held_out_or_trained_on_are_reported(
     run_stage, rows_file, sft_dir, tmp_path, capsys, stage, role, theirs
@@ -153,6 +155,7 @@ def test_rows_that_an_earlier_stage_held_out_or_trained_on_are_reported(
     assert warning.count("held-out metrics may be too good") == 1
 
 
+@pytest.mark.slow
 def test_rows_of_ptx_datasets_count_as_trained_on(run_stage, rows_file, sft_dir, tmp_path, capsys):
     """Rows held out by SFT are reported, rows held out here are removed, and both are recorded."""
     known = read_hashes(str(sft_dir), "main")["test"]

@@ -68,13 +68,14 @@ def test_three_weighted_sources_one_of_them_a_stream_have_their_shares(sources, 
 
 
 def test_the_order_depends_only_on_the_seed(sources, tokenizer, tmp_path, monkeypatch):
-    entries = sources(300, 300, 300)
+    entries = sources(60, 60, 60)
     first = names_of(mixed(entries, tokenizer)[0], tokenizer)
     assert names_of(mixed(entries, tokenizer, seed=1)[0], tokenizer) != first
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")  # nothing is cached
     assert names_of(mixed(entries, tokenizer)[0], tokenizer) == first
 
 
+@pytest.mark.slow
 def test_a_mixture_continues_in_order_after_an_interruption(run_stage, sources, tmp_path, monkeypatch):
     settings = {"datasets": sources(40, 40, 40), "test_split_size": None, "max_steps": 6, "save_steps": 3}
     whole = run_stage("sft", tmp_path / "whole", **settings)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from quick import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from hfkit.config.fields import DatasetEntry
@@ -69,7 +70,7 @@ def mode(request):
 
 
 @pytest.mark.filterwarnings("ignore:.*checkpointing:FutureWarning", "ignore:fan_in_fan_out:UserWarning")
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", mostly_slow(["eager", "sdpa"], ["sdpa"]))
 @pytest.mark.parametrize("name", SEPARATING)
 def test_pain_31_every_document_has_the_logits_that_it_has_alone(tokenizer, tmp_path, mode, name, attention):
     model = mode(model_of(name, SEPARATING[name], attention))
@@ -125,7 +126,7 @@ def test_sft_with_packing_learns_the_same_from_fewer_rows(run_stage, tmp_path, c
     assert kept == [24, 24]
 
 
-@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+@pytest.mark.parametrize("bits", mostly_slow(["load_in_4bit", "load_in_8bit"], ["load_in_4bit"]))
 def test_documents_are_separated_on_a_quantized_base_too(run_stage, tmp_path, bits):
     folder = run_stage("sft", tmp_path / "out", packing=True, max_steps=1, **{bits: True})
     assert read_record(folder)["status"] == "done"

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from quick import slow
 from torch.nn.functional import logsigmoid
 
 import hfkit
@@ -91,7 +92,7 @@ def by_hand(folder, rows: list[dict], score_margin: float = 0.0, center: float =
     return sum(losses) / len(losses), leads
 
 
-@pytest.mark.parametrize(("score_margin", "center"), [(0.0, None), (0.5, None), (0.0, 0.01)])
+@pytest.mark.parametrize(("score_margin", "center"), [(0.0, None), (0.5, None), slow(0.0, 0.01)])
 def test_the_loss_is_instructgpts_over_all_pairs_of_each_prompt_in_one_step(
     run_stage, tmp_path, rows_file, score_margin, center
 ):
@@ -138,6 +139,7 @@ def test_rankings_are_learned_and_measured_on_pairs(run_stage, tmp_path, rows_fi
     assert "8 rankings with 48 pairs" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_pairs_are_learned_and_measured_on_rankings(run_stage, tmp_path, rows_file):
     rows = [{"prompt": f"What does {name} like?", "replies": REPLIES[::3], "scores": [2, 1]} for name in "ABCDEFGH"]
     rows[0] |= {"replies": REPLIES, "scores": [4, 3, 2, 1]}

@@ -48,7 +48,7 @@ LATE = {
 }
 
 
-@STREAMS
+@pytest.mark.parametrize("stream", mostly_slow([{}, {"streaming": True, "rows": 20_000}], [{}]), ids=["file", "stream"])
 @pytest.mark.parametrize("kind", mostly_slow(LATE, ["text after numbers"]))
 def test_text_late_in_a_long_file_is_read_unchanged(read, kind, stream):
     first, last, *expected = LATE[kind]
@@ -58,7 +58,8 @@ def test_text_late_in_a_long_file_is_read_unchanged(read, kind, stream):
     assert len(found) == FIRST_CHUNK + 1 and {*replies} == {*expected}
 
 
-@pytest.mark.parametrize("stream", mostly_slow([{}, {"streaming": True, "rows": 20_000}], [{}]), ids=["file", "stream"])
+@pytest.mark.slow
+@STREAMS
 def test_messages_late_in_a_long_file_are_messages(read, stream):
     rows = [{"prompt": PAD, "response": "007"}] * FIRST_CHUNK + [{"prompt": [user("q")], "response": [says("null")]}]
     found = [row for row in read(rows, **stream).rows if row["prompt"][-1]["content"] == "q"]

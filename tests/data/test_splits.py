@@ -1,7 +1,7 @@
 """The statistics of a split: tokens of its rows, filled budgets, and rows that are left out."""
 
 import pytest
-from quick import mostly_slow
+from quick import mostly_slow, slow
 
 from hfkit.commands.data.survey import surveys_of
 from hfkit.config.fields import DatasetEntry
@@ -120,7 +120,7 @@ def test_a_card_that_leaves_nothing_is_refused(kept_card, tokenizer, stream, col
 
 
 @pytest.mark.parametrize(
-    "rare", [{"tools": '[{"name": "f"}]'}, {"messages": [{"role": "user", "content": "Hi?", "name": "Z"}]}]
+    "rare", [{"tools": '[{"name": "f"}]'}, slow({"messages": [{"role": "user", "content": "Hi?", "name": "Z"}]})]
 )
 @pytest.mark.parametrize("seed", mostly_slow(range(3), [0]))
 def test_a_column_that_one_row_in_thousands_has_is_streamed(rows_file, rare, seed):
@@ -134,7 +134,7 @@ def test_a_column_that_one_row_in_thousands_has_is_streamed(rows_file, rare, see
 WORDS = " ".join(f"red{n}" for n in range(12))
 
 
-@pytest.mark.parametrize("kind", ["pairs", "rankings"])
+@pytest.mark.parametrize("kind", mostly_slow(["pairs", "rankings"], ["rankings"]))
 def test_a_stream_of_replies_fills_its_tokens(rows_file, tokenizer, kind, capsys):
     row = {"prompt": WORDS, "chosen": f"{WORDS} one", "rejected": f"{WORDS} two"}
     if kind == "rankings":

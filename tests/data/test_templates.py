@@ -147,6 +147,7 @@ def verify(name: str, kind: str, tokenizer) -> str:
     return "exact"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONVERSATIONS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_stage_reads_the_same_tokens_and_trains_on_the_replies(tokenizer_for, name, kind):
@@ -154,7 +155,7 @@ def test_every_stage_reads_the_same_tokens_and_trains_on_the_replies(tokenizer_f
 
 
 def test_the_table_of_the_docs_is_correct(tokenizer_for):
-    """HFKIT_WRITE_TABLE=1 rewrites it."""
+    """It has each of the cases above. HFKIT_WRITE_TABLE=1 rewrites it."""
     lines = ["| family | " + " | ".join(CONVERSATIONS) + " |", "|---" * (len(CONVERSATIONS) + 1) + "|"]
     for name in FAMILIES:
         cells = [verify(name, kind, tokenizer_for(name)) for kind in CONVERSATIONS]

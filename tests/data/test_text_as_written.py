@@ -7,6 +7,7 @@ import json
 
 import pytest
 from datasets import Dataset
+from quick import mostly_slow
 from read_rows import load_entry
 
 from hfkit.config.fields import DatasetEntry
@@ -43,10 +44,11 @@ def write(path, rows: list[dict]) -> str:
 
 
 NAMES = ["a.jsonl", "a.json", "a.jsonl.gz", "a.json.gz", "a.csv"]
+QUICK = [("a.jsonl", {}), ("a.json.gz", {"streaming": True, "rows": 8}), ("a.csv", {}), ("a.parquet", {})]
 READ = [(name, stream) for name in NAMES for stream in ({}, {"streaming": True, "rows": 8})] + [("a.parquet", {})]
 
 
-@pytest.mark.parametrize(("name", "stream"), READ)
+@pytest.mark.parametrize(("name", "stream"), mostly_slow(READ, QUICK))
 @pytest.mark.parametrize("kind", LOOKS)
 def test_a_reply_is_the_text_that_was_written(tmp_path, kind, name, stream):
     rows = [{"prompt": f"When is {n}?", "response": text} for n, text in enumerate(LOOKS[kind])]
@@ -63,7 +65,7 @@ def test_the_content_of_a_message_is_the_text_that_was_written(tmp_path, kind, s
     assert sorted(str(row["messages"][1]["content"]) for row in found) == sorted(map(str, LOOKS[kind]))
 
 
-@pytest.mark.parametrize("kind", ["dates", "numbers", "leading zeros", "words"])
+@pytest.mark.parametrize("kind", mostly_slow(["dates", "numbers", "leading zeros", "words"], ["dates", "numbers"]))
 def test_text_next_to_parts_messages_and_numbers_stays_text(tmp_path, kind):
     texts = LOOKS[kind]
     parts = [{"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "assistant", "content": "y"}]
@@ -126,8 +128,8 @@ def test_timestamps_of_another_reader_are_refused(tmp_path):
 FOLDERS = {"JSON": ["train-0.jsonl", "train-1.jsonl"], "CSV": ["train.csv"], "gzipped": ["train.jsonl.gz"]}
 
 
-@pytest.mark.parametrize("kind", FOLDERS)
-@pytest.mark.parametrize("looks", ["dates", "leading zeros", "words"])
+@pytest.mark.parametrize("kind", mostly_slow(FOLDERS, ["JSON", "CSV"]))
+@pytest.mark.parametrize("looks", mostly_slow(["dates", "leading zeros", "words"], ["words"]))
 def test_a_dataset_of_files_is_read_like_its_files(tmp_path, kind, looks):
     texts = LOOKS[looks]
     for name in FOLDERS[kind]:

@@ -26,7 +26,6 @@ MODELS = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
 }
-QUICK = [("lfm2", None), ("granitemoe", True)]
 STILL = {"learning_rate": 1e-9, "max_steps": 1}
 FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
 made = pytest.mark.skipif(not REGISTERS_CLASSIFIERS, reason="Transformers before 5.19 registers no further classes")
@@ -66,8 +65,9 @@ def test_a_reward_model_goes_through_the_chain(model_type, model_of, run_stage, 
     assert torch.allclose(logits_at(ppo), logits_at(sft), atol=1e-5)
 
 
+@pytest.mark.slow
 @made
-@pytest.mark.parametrize(("model_type", "use_peft"), mostly_slow(product(MODELS, (True, None)), QUICK))
+@pytest.mark.parametrize(("model_type", "use_peft"), [*product(MODELS, (True, None))])
 def test_functions_alone_train_a_policy_and_its_values(model_type, use_peft, model_of, run_stage, tmp_path):
     base = model_of(model_type, **MODELS[model_type])
     settings = {"model_name_or_path": base, "use_peft": use_peft, **FUNCTIONS}
@@ -103,6 +103,7 @@ def test_the_code_of_the_card_opens_it_without_hfkit(is_merged, model_of, run_st
     run_without_hfkit(f"{code}\nassert abs(model(**inputs).logits.item() - {wanted}) < 1e-4", cwd=tmp_path)
 
 
+@pytest.mark.slow
 @made
 def test_every_verb_reads_it(model_of, run_stage, data, tmp_path, capsys):
     base = model_of("granite")
@@ -148,6 +149,7 @@ def test_a_classifier_needs_a_score_head(model_type, has_score):
     assert has_classifier(config) == has_score
 
 
+@pytest.mark.slow
 def test_the_other_architectures_are_not_imported():
     code = """
 import sys

@@ -42,13 +42,19 @@ CHANGE_THE_BASE = {
 }
 
 
-QUICK = {True: ("whole head and embedding", "tokens"), False: ("DoRA",)}
+QUICK = {True: ("whole head and embedding",), False: ()}
 """Shapes of the quick suite, by whether head and embedding are tied; all others are slow."""
 STARTS = [
     pytest.param(tied, shape, id=f"{name}, {'tied' if tied else 'untied'}", marks=[pytest.mark.slow] * is_slow)
     for name, shape in SHAPES.items()
     for tied in (False, True)
     for is_slow in [name not in QUICK[tied]]
+]
+
+
+UNTIED_IS_SLOW = [
+    pytest.param(False, id="untied", marks=pytest.mark.slow),
+    pytest.param(True, id="tied"),
 ]
 
 
@@ -118,6 +124,7 @@ def test_every_stage_starts_as_the_adapter_and_what_it_saves_opens_as_it(
     assert same(last_hidden(AutoModelForSequenceClassification.from_pretrained(merged)), hidden)
 
 
+@pytest.mark.parametrize("base", UNTIED_IS_SLOW, indirect=True)
 @pytest.mark.parametrize("shape", CHANGE_THE_BASE.values(), ids=CHANGE_THE_BASE)
 def test_what_changes_the_base_is_refused_before_loading_but_merged(shape, base, adapter, config_of, tmp_path, request):
     theirs = adapter(**shape)
@@ -150,6 +157,7 @@ def test_what_cannot_be_copied_is_refused(changes, reported, sft_dir, copy, conf
         config_of("sft", tmp_path / "out", model_name_or_path=str(folder), lora_r=None)
 
 
+@pytest.mark.slow
 def test_an_embedding_that_was_trained_without_saying_so_is_refused(sft_dir, base_dir, copy, config_of, tmp_path):
     folder, name = copy(sft_dir), "model.embed_tokens.weight"
     file, embedding = folder / "adapter_model.safetensors", load_file(base_dir / "model.safetensors")[name]
@@ -162,6 +170,7 @@ def test_an_embedding_that_was_trained_without_saying_so_is_refused(sft_dir, bas
             load(str(folder)) if load is hfkit.load_policy else load()
 
 
+@pytest.mark.parametrize("base", UNTIED_IS_SLOW, indirect=True)
 @pytest.mark.parametrize("shape", [SHAPES["head"], SHAPES["whole head and embedding"]], ids=["LoRA", "whole"])
 def test_a_continued_head_is_trained(shape, adapter, run_stage, tmp_path):
     theirs = adapter(**shape)
@@ -173,8 +182,10 @@ def test_a_continued_head_is_trained(shape, adapter, run_stage, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "more"), [("sft", {}), slow("sft", {"loss_type": "dft"}), ("reward", {}), ("ppo", FUNCTIONS)]
+    ("stage", "more"),
+    [("sft", {}), slow("sft", {"loss_type": "dft"}), slow("reward", {}), slow("ppo", FUNCTIONS)],
 )
+@pytest.mark.parametrize("base", UNTIED_IS_SLOW, indirect=True)
 def test_lora_on_the_head_works_in_every_stage_and_merges(stage, more, base, config_of, run_stage, tmp_path):
     lora = {"model_name_or_path": base, "lora_target_modules": [*ATTENTION, "lm_head"], "learning_rate": 1e-2}
     changes = {**lora, **more}
@@ -187,6 +198,7 @@ def test_lora_on_the_head_works_in_every_stage_and_merges(stage, more, base, con
     assert same(logits(AutoModelForCausalLM.from_pretrained(merged)), logits(opened(folder, base)))
 
 
+@pytest.mark.parametrize("base", UNTIED_IS_SLOW, indirect=True)
 def test_the_loss_through_an_adapted_head_is_that_of_a_plain_one(base, run_stage, tmp_path):
     """At the first evaluation the new adapter adds zero."""
     losses = []

@@ -10,7 +10,6 @@ import transformers
 from bitsandbytes.nn import Linear4bit
 from model_outputs import IDS, logits_at
 from peft import PeftModel
-from quick import mostly_slow
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -32,7 +31,6 @@ MODELS = {
     "phimoe": {"num_local_experts": 4},
     "mamba": {"state_size": 8},
 }
-QUICK = [("granitemoehybrid", None), ("gemma3n_text", True)]
 HARMLESS_READS = {
     "bloom": {"dense", "dense_4h_to_h"},  # only with slow_but_exact
     "reformer": {"query_key", "value"},
@@ -84,7 +82,8 @@ def test_each_linear_layer_with_its_own_forward_pass_is_known():
             assert attributes <= {*DIRECT_WEIGHTS.get(folder, ()), *DIRECT_WEIGHTS.get(f"{folder}_text", ())}, name
 
 
-@pytest.mark.parametrize(("model_type", "bits"), mostly_slow(product(MODELS, (None, True)), QUICK))
+@pytest.mark.slow
+@pytest.mark.parametrize(("model_type", "bits"), [*product(MODELS, (None, True))])
 def test_all_other_linear_layers_are_adapted_and_quantized(model_type, bits, folder_of, run_stage, tmp_path):
     base = folder_of(model_type)
     settings = {

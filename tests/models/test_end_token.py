@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick import slow
 from safetensors.torch import load_file, save_file
 
 from hfkit.models.end_token import compare_rows, warn_of_end_token
@@ -33,8 +34,8 @@ def untrained_dir(base_dir, tokenizer, tmp_path_factory) -> Path:
         ({}, True),
         ({"modules_to_save": ["lm_head"]}, False),
         ({"lora_target_modules": ["q_proj", "lm_head"]}, False),
-        ({"modules_to_save": ["embed_tokens"]}, True),
-        ({"use_peft": False, "lora_r": None}, False),
+        slow({"modules_to_save": ["embed_tokens"]}, True),
+        slow({"use_peft": False, "lora_r": None}, False),
     ],
 )
 def test_sft_warns_of_an_end_token_that_the_adapter_cannot_learn(

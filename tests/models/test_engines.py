@@ -31,7 +31,7 @@ def test_the_keys_offer_the_engines():
 
 
 @pytest.mark.any_device
-@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ["llama", "mixture"]))
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ["llama"]))
 @pytest.mark.parametrize("name", OTHERS)
 def test_greedy_replies_are_those_of_generate(uncompiled, tokenizer, name, family):
     model = model_of(family, len(tokenizer))
@@ -47,6 +47,7 @@ def test_greedy_replies_are_those_of_generate(uncompiled, tokenizer, name, famil
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_a_static_cache_holds_what_autocast_computes_over_a_base_in_float32(uncompiled, tokenizer):
     model = model_of("llama", len(tokenizer))
     made = {}
@@ -74,7 +75,7 @@ def test_compiled_replies_are_those_of_generate(tokenizer):
 
 
 @pytest.mark.any_device
-@pytest.mark.parametrize("temperature", [0.5, 1.0])
+@pytest.mark.parametrize("temperature", mostly_slow([0.5, 1.0], [0.5]))
 @pytest.mark.parametrize("name", ENGINES)
 def test_replies_are_drawn_by_the_probabilities_at_the_temperature(uncompiled, tokenizer, name, temperature):
     """The mean log-probability of drawn tokens is minus the entropy; top-k or another temperature changes it."""
@@ -92,7 +93,7 @@ def test_replies_are_drawn_by_the_probabilities_at_the_temperature(uncompiled, t
     assert model.generation_config.top_k == 3
 
 
-@pytest.mark.parametrize("name", mostly_slow(ENGINES, ["generate", "static"]))
+@pytest.mark.parametrize("name", mostly_slow(ENGINES, ["generate"]))
 def test_a_seed_reproduces_replies(uncompiled, tokenizer, name):
     model = model_of("llama", len(tokenizer))
     engine = make_engine(name, model, tokenizer)

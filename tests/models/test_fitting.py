@@ -4,6 +4,7 @@ import json
 
 import pytest
 from merging import edit
+from quick import slow
 from safetensors.torch import load_file, save_file
 
 import hfkit
@@ -121,7 +122,7 @@ def test_models_that_are_not_decoders_are_refused(model_type, base_dir, copy, co
     ("changes", "reported"),
     [
         ({"a_newer_setting": True}, "sets a_newer_setting, which this version of PEFT would ignore: update PEFT"),
-        ({"arrow_config": {"top_k": 3}}, "routes between other adapters"),
+        slow({"arrow_config": {"top_k": 3}}, "routes between other adapters"),
     ],
 )
 def test_settings_that_would_be_ignored(changes, reported, sft_dir, copy, config_of, tmp_path, no_weights):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quick import mostly_slow
 from small_models import PROMPTS, model_of
 from transformers import GenerationConfig
 
@@ -19,7 +20,11 @@ def alone(model, tokenizer, prompt: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "family", ["llama", "sliding window", "learned positions", "attention and recurrent", "recurrent"]
+    "family",
+    mostly_slow(
+        ["llama", "sliding window", "learned positions", "attention and recurrent", "recurrent"],
+        ["llama", "attention and recurrent"],
+    ),
 )
 def test_a_reply_in_a_batch_is_the_reply_alone(tokenizer, family):
     model = model_of(family, len(tokenizer))

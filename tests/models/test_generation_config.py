@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from quick import slow
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hfkit.commands.merge import merge
@@ -40,10 +41,10 @@ def saved(folder) -> dict:
     ("stage", "changes"),
     [
         ("sft", {}),
-        ("sft", {"use_peft": None, "lora_r": None}),
-        ("pretrain", {"model_config": {}}),
-        ("ppo", {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}),
-        ("ppo", {"reward_model_path": None, "reward_functions": ["reward_functions:length"], "use_peft": None}),
+        slow("sft", {"use_peft": None, "lora_r": None}),
+        slow("pretrain", {"model_config": {}}),
+        slow("ppo", {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}),
+        slow("ppo", {"reward_model_path": None, "reward_functions": ["reward_functions:length"], "use_peft": None}),
     ],
 )
 def test_every_stage_publishes_over_an_invalid_one_and_says_so_first(
@@ -63,6 +64,7 @@ def test_recommended_sampling_without_its_switch_gets_it(base_with, run_stage, t
     assert "with changes: do_sample: true added\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_valid_stays(base_with, run_stage, tmp_path):
     folder = run_stage("sft", tmp_path / "run", model_name_or_path=str(base_with(BEAMS)))
     assert saved(folder)["max_length"] == 77

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import TaskType
+from quick import mostly_slow
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
@@ -175,7 +176,7 @@ def test_pain_28_no_tokens_are_added(base_dir, sft_dir, reward_dir, ppo_dir):
         assert len(AutoTokenizer.from_pretrained(folder)) == rows
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("bf16", mostly_slow([False, True], [True]))
 def test_pain_26_one_step_of_qlora_runs(run_stage, tmp_path, bf16):
     pytest.importorskip("bitsandbytes")
     folder = run_stage("reward", tmp_path / "out", load_in_4bit=True, bf16=bf16, max_steps=1)

@@ -138,8 +138,9 @@ def test_the_text_model_computes_as_in_the_whole_one(architecture, checkpoint):
     assert bool(parts_without_text(model)) == (architecture in OWN_CLASS)
 
 
+@pytest.mark.slow
 @made
-@pytest.mark.parametrize("architecture", mostly_slow(MODELS, ["mistral3", "qwen3_5"]))
+@pytest.mark.parametrize("architecture", MODELS)
 def test_all_stages_train_it_and_what_they_save_opens_without_hfkit(architecture, checkpoint, run_stage, tmp_path):
     base = checkpoint(architecture)
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=base, learning_rate=1e-2, max_steps=2)
@@ -206,7 +207,8 @@ def test_a_merged_model_from_the_hub_reads_images(checkpoint, tokenizer, run_sta
 
 
 @made
-@pytest.mark.parametrize("architecture", mostly_slow(MODELS, ["mistral3"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", MODELS)
 def test_a_whole_model_resumes_with_the_weights_of_its_checkpoint(architecture, checkpoint, run_stage, tmp_path):
     """The names of weights in files are older than those of modules, and a trainer would ignore them."""
     changes = {"model_name_or_path": checkpoint(architecture), "use_peft": None, "lora_r": None, "max_steps": 2}
@@ -248,7 +250,7 @@ def test_the_vision_model_may_be_at_the_top_of_a_model():
     assert parts_without_text(model) == ["vision_model", "image_to_text_projection"]
 
 
-@pytest.mark.parametrize("architecture", ["qwen3_5", "llama4"])
+@pytest.mark.parametrize("architecture", mostly_slow(["qwen3_5", "llama4"], ["qwen3_5"]))
 def test_other_engines_get_the_weights_under_the_names_of_the_checkpoint(architecture, checkpoint):
     path = checkpoint(architecture)
     texts = ("lm_head.", "model.language_model.", "language_model.")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quick import slow
 from safetensors.torch import load_file
 from tiny_architectures import tiny_model
 
@@ -9,7 +10,7 @@ from hfkit.models.loading import load_base
 from hfkit.models.named_weights import named_weights, naming_fault
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "gpt_oss", "qwen3"])
+@pytest.mark.parametrize("model_type", ["qwen3_moe", slow("mixtral"), slow("gpt_oss"), "qwen3"])
 def test_weights_are_those_of_the_files(tmp_path, model_type):
     """A model has its experts in one tensor; the files of most mixtures have a matrix for each."""
     tiny_model(model_type).save_pretrained(tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from quick import slow
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -48,7 +49,7 @@ def frozen_and_trained(model) -> list[set[torch.dtype]]:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
 @pytest.mark.parametrize(
-    ("changes", "dtype"), [({}, "float32"), ({"bf16": True}, "float32"), ({"dtype": "auto"}, "auto")]
+    ("changes", "dtype"), [({}, "float32"), slow({"bf16": True}, "float32"), slow({"dtype": "auto"}, "auto")]
 )
 def test_on_a_cpu_a_base_is_loaded_in_float32_unless_asked_otherwise(run_stage, half_dir, tmp_path, changes, dtype):
     folder = run_stage("sft", tmp_path / "out", model_name_or_path=str(half_dir), max_steps=1, **changes)

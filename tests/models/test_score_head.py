@@ -22,7 +22,7 @@ BASES = {
     "4-bit base, autocast": {"load_in_4bit": True, "bf16": True},
     "4-bit bf16 base": {"dtype": "bfloat16", "load_in_4bit": True},
 }
-QUICK_BASES = ("bf16 base", "4-bit base, autocast")
+QUICK_BASES = ("4-bit base, autocast",)
 PROMPTS, REPLIES = ["What does Ann like?", "What does Bob like?"], ["Ann likes red.", "blue"]
 
 
@@ -44,7 +44,7 @@ def stepped():
     hook.remove()
 
 
-@pytest.mark.parametrize("stage", mostly_slow(["pretrain", "sft", "reward", "ppo"], ["reward", "ppo"]))
+@pytest.mark.parametrize("stage", mostly_slow(["pretrain", "sft", "reward", "ppo"], ["reward"]))
 def test_what_lora_trains_is_in_float32(stage, base, stepped, run_stage, base_dir, tmp_path):
     again = {"pretrain": {"model_name_or_path": str(base_dir), "model_config": {}, "use_peft": True}}
     run_stage(stage, tmp_path / "run", **base, **again.get(stage, {}))

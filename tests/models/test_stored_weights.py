@@ -8,6 +8,7 @@ import pytest
 import torch
 from merging import edit
 from model_outputs import logits
+from quick import mostly_slow, slow
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -111,8 +112,12 @@ def evaluation_of(model, tmp_path, **changes) -> EvaluateConfig:
     return load_config(EvaluateConfig, values, problems_of)
 
 
-@pytest.mark.parametrize(("breaks", "reported"), BROKEN.values(), ids=BROKEN)
-def test_what_a_checkpoint_does_not_hold(breaks, reported, checkpoint, config_of, tmp_path, request):
+QUICK = ["compiled", "no norm", "another shape", "a lost shard", "truncated"]
+
+
+@pytest.mark.parametrize("name", mostly_slow(BROKEN, QUICK))
+def test_what_a_checkpoint_does_not_hold(name, checkpoint, config_of, tmp_path, request):
+    breaks, reported = BROKEN[name]
     breaks(checkpoint)
     request.getfixturevalue("no_weights")  # forbid loading weights from here on
     for stage, changes in STAGES.items():
@@ -138,7 +143,7 @@ def test_an_adapter_on_such_a_base(checkpoint, sft_dir, copy, config_of, tmp_pat
         merge(str(folder), tmp_path / "merged")
 
 
-@pytest.mark.parametrize("other", [None, "classifier.weight", "v_head.weight"])
+@pytest.mark.parametrize("other", [None, slow("classifier.weight"), "v_head.weight"])
 def test_a_reward_model_without_its_head(other, reward_model, config_of, tmp_path, request):
     """Its rewards would be those of a random head."""
     folder, reported = reward_model(), "lacks 1 weights of a LlamaForSequenceClassification, .* score.weight"
@@ -171,7 +176,7 @@ def diverge(folder, file: str, ending: str) -> None:
     save_file(weights, folder / file, {"format": "pt"})
 
 
-@pytest.mark.parametrize("is_adapter", [False, True])
+@pytest.mark.parametrize("is_adapter", [slow(False), True])
 def test_weights_that_are_not_finite(is_adapter, checkpoint, sft_dir, copy, run_stage, tmp_path):
     """An earlier run diverged: all results are NaN, and sampling fails deep inside torch."""
     folder = copy(sft_dir) if is_adapter else checkpoint
@@ -196,7 +201,7 @@ def test_weights_that_the_model_has_no_place_for_are_named(checkpoint, capsys):
     assert "has 1 weights that a LlamaForCausalLM does not use: v_head.summary.weight" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("changed", [shard, renamed(lambda name: name.removeprefix("model."))])
+@pytest.mark.parametrize("changed", [shard, slow(renamed(lambda name: name.removeprefix("model.")))])
 def test_other_ways_to_store_a_model(changed, checkpoint, run_stage, tmp_path):
     changed(checkpoint)
     wanted = logits(AutoModelForCausalLM.from_pretrained(checkpoint))
@@ -220,7 +225,7 @@ def test_a_tokenizer_with_ids_beyond_the_embedding(checkpoint, reward_model, sft
             use()
 
 
-@pytest.mark.parametrize("use_peft", [True, None])
+@pytest.mark.parametrize("use_peft", [slow(True), None])
 def test_a_policy_with_a_larger_embedding_than_its_reward_model(
     use_peft, checkpoint, reward_model, run_stage, tmp_path
 ):

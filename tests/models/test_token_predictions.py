@@ -183,6 +183,7 @@ def test_no_targets_give_no_measures():
     assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", [None, "found"])
 def test_a_large_vocabulary_takes_the_memory_of_a_chunk(scaling, monkeypatch):
     """512 tokens with 64,000 logits each: 125 MiB in float32, several times if they are computed whole."""

@@ -73,7 +73,7 @@ def engine_on(serve_vllm, free_port, base_dir):
 
 
 GREEDY = [*product(("server", "colocate"), POLICIES)]
-QUICK = [("server", "4-bit"), ("colocate", "full"), ("colocate", "4-bit")]
+QUICK = [("colocate", "full"), ("colocate", "4-bit")]
 
 
 @pytest.mark.parametrize(("where", "kind"), mostly_slow(GREEDY, QUICK))
@@ -93,7 +93,7 @@ def test_greedy_replies_are_those_of_generate_after_each_update(engine_on, base_
     assert len({*map(str, seen)}) == (1 if "without" in kind else 3)
 
 
-@pytest.mark.parametrize("where", mostly_slow(["server", "colocate"], ["server"]))
+@pytest.mark.parametrize("where", mostly_slow(["server", "colocate"], ["colocate"]))
 def test_replies_are_drawn_by_the_models_probabilities_at_the_temperature_alone(engine_on, base_dir, tokenizer, where):
     policy = policy_on(base_dir, "LoRA")
     engine, temperature = engine_on(where, policy, tokenizer), 1.5
@@ -111,7 +111,7 @@ def test_replies_are_drawn_by_the_models_probabilities_at_the_temperature_alone(
     assert engine.sample(prompts, 6, temperature, 3, STOPS) != replies  # the generator has advanced
 
 
-@pytest.mark.parametrize("where", ["server", "colocate"])
+@pytest.mark.parametrize("where", mostly_slow(["server", "colocate"], ["colocate"]))
 def test_stop_tokens_are_hfkits_and_not_vllms(serve_vllm, free_port, base_dir, tokenizer, tmp_path, where):
     policy = policy_on(base_dir, "LoRA")
     whole = generate_replies(policy, tokenizer, PROMPTS, 20, stop_token_ids=[10**6])
@@ -227,6 +227,7 @@ def test_a_server_that_breaks_is_an_error_in_a_sentence(serve_vllm, free_port, b
         server.change()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_or_hangs_when_weights_are_sent_is_an_error(engine_on, base_dir, tokenizer):
     policy = policy_on(base_dir, "LoRA")
     engine = engine_on("server", policy, tokenizer, timeout=2.0, how="hangs", after=1)
@@ -257,6 +258,7 @@ def test_a_server_of_a_newer_vllm_gets_each_update(monkeypatch, serve_vllm, free
         assert engine.sample(PROMPTS, 12, 0.0, 2, STOPS) == expected
 
 
+@pytest.mark.slow
 def test_a_restarted_server_gets_the_weights_again(serve_vllm, free_port, base_dir, tokenizer):
     policy, group = policy_on(base_dir, "LoRA"), free_port()
     first = serve_vllm(base_dir)

@@ -78,6 +78,7 @@ def test_rankings_are_four_different_replies_best_first(folder: Path, gold: Gold
         assert row["scores"] == [gold(row["prompt"], reply) for reply in row["replies"]]
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_labels_is_flipped(folder: Path, gold: GoldScorer) -> None:
     for name in ("preferences", "preferences_test"):
         pairs = rows(folder, name)

@@ -209,6 +209,7 @@ def update_and_sample(tokenizer_dir: Path, folder: Path, rows: int, cases: list[
     sample(tokenizer_dir, folder)
 
 
+@pytest.mark.slow
 def test_sharded_processes_make_the_updates_of_one_and_sample_from_the_whole_policy(tokenizer_dir, tmp_path):
     check_updates(tokenizer_dir, tmp_path, rows=8, cases=["plain"], world=WORLD, work=update_and_sample)
 

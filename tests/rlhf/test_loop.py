@@ -75,15 +75,18 @@ def test_max_steps_beats_total_episodes_and_the_schedule_is_as_long(run):
     assert [row["lr"] for row in rows_with(folder, "lr")] == pytest.approx([2e-3 / 3, 1e-3 / 3, 0.0])
 
 
+@pytest.mark.slow
 def test_total_episodes_beat_epochs_and_the_last_batch_is_whole(run):
     assert read_record(run(total_episodes=10, num_train_epochs=9))["episodes"] == 12
 
 
+@pytest.mark.slow
 def test_epochs_are_passes_over_the_prompts(run):
     folder = run(total_episodes=None, num_train_epochs=2)
     assert (read_record(folder)["steps"], rows_with(folder, "epoch")[-1]["epoch"]) == (4, 2.0)
 
 
+@pytest.mark.slow
 def test_a_line_is_the_mean_of_the_updates_since_the_last_and_each_epoch_is_saved(run, steady):
     folder = run(max_steps=5, logging_steps=2, save_strategy="epoch", save_total_limit=9)
     assert checkpoints(folder) == [2, 4, 5]
@@ -138,7 +141,8 @@ def test_the_run_ends_with_the_best_checkpoint(run, metric, best):
     assert not same(policy_of(folder), policy_of(folder / "checkpoint-5"))
 
 
-@pytest.mark.parametrize("load_best", [slow(False), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("load_best", [False, True])
 def test_early_stopping_stops_when_patience_is_at_an_end(run, load_best):
     folder = run(
         max_steps=9, learning_rate=0.0, early_stopping_patience=2, load_best_model_at_end=load_best, **EVALUATED
@@ -157,7 +161,8 @@ def test_samples_of_the_rollouts_are_written_and_checkpoints_saved_as_often_as_a
     assert sum(scores) / 4 == pytest.approx(rows_with(steady, "objective/scores")[1]["objective/scores"], abs=1e-3)
 
 
-@pytest.mark.parametrize("estimator", ["k1", slow("k3")])
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
 def test_the_kl_of_the_logged_replies_is_what_the_update_was_penalized_with(run, estimator):
     folder = run(max_steps=4, sample_steps=4, learning_rate=1e-2, kl_estimator=estimator)
     kl = [json.loads(line)["kl"] for line in (folder / "rollouts.jsonl").read_text().splitlines()]
@@ -211,6 +216,7 @@ def test_while_the_value_warms_up_the_policy_stays(run_stage, tmp_path):
     assert not set(policy) & state["state"].keys() and set(value) == state["state"].keys()
 
 
+@pytest.mark.slow
 def test_the_value_model_has_its_own_learning_rate(run):
     folder = run(max_steps=2, save_steps=1, learning_rate=0.0, value_learning_rate=1e-3)
     assert same(policy_of(folder / "checkpoint-1"), policy_of(folder / "checkpoint-2"))
@@ -230,6 +236,7 @@ class Listener(TrainerCallback):
         return lambda args, state, control, **kwargs: self.events.append((name, state.global_step, kwargs.get("logs")))
 
 
+@pytest.mark.slow
 def test_callbacks_hear_of_everything(run, callback):
     listener = Listener()
     callback(listener)

@@ -181,9 +181,7 @@ CASES += [(stage, {"beta": 0.0, "num_iterations": 1, **CUTS[1]}) for stage in OW
 CASES += [(stage, {"use_peft": False, **changes}) for stage in OWN for changes in ({}, {"beta": 0.0})]
 QUICK = [
     ("grpo", {"loss_type": "dapo", **CUTS[1], **MASKED}),
-    ("grpo", {"loss_type": "grpo", **CUTS[0]}),
     ("rloo", {**CUTS[1], **MASKED}),
-    ("grpo", {"use_peft": False}),
 ]
 
 

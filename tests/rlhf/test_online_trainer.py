@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from quick import mostly_slow
+from quick import mostly_slow, slow
 from torch.nn.functional import log_softmax
 from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback
 
@@ -131,7 +131,7 @@ def expected_loss(stage: str, kind: str, model, batch: dict, old: list, ref: lis
     return torch.cat(losses).sum() / sum(tokens)  # dapo; bnpo of one batch
 
 
-@pytest.mark.parametrize("together", [True, False], ids=["micro-batches", "whole"])
+@pytest.mark.parametrize("together", mostly_slow([True, False], [True]), ids=["micro-batches", "whole"])
 @pytest.mark.parametrize(
     ("stage", "kind"),
     mostly_slow(
@@ -171,7 +171,7 @@ def test_loss_and_gradients_are_those_of_the_formula(make, stage, kind, together
             torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("stage", CLASSES)
+@pytest.mark.parametrize("stage", mostly_slow(CLASSES, ["grpo"]))
 def test_an_update_of_accumulated_micro_batches_is_that_of_whole_batches(make, stage):
     moved = []
     for cut in ({"max_tokens_per_micro_batch": 40}, {"micro_batches_by_length": False}):
@@ -188,8 +188,10 @@ def test_an_update_of_accumulated_micro_batches_is_that_of_whole_batches(make, s
 METRICS = [("grpo", "token"), ("bnpo", "sequence"), ("cispo", "sequence"), ("luspo", "sequence"), ("vespo", "token")]
 
 
-@pytest.mark.parametrize("truncated", [(), (1, 4)], ids=["all rows", "two rows masked"])
-@pytest.mark.parametrize(("kind", "level"), [*METRICS, (None, "sequence")])
+@pytest.mark.parametrize("truncated", [slow(()), (1, 4)], ids=["all rows", "two rows masked"])
+@pytest.mark.parametrize(
+    ("kind", "level"), mostly_slow([*METRICS, (None, "sequence")], [("grpo", "token"), (None, "sequence")])
+)
 def test_metrics_of_micro_batches_are_those_of_the_whole_batch(make, kind, level, truncated):
     changes = {"gradient_accumulation_steps": 1, "num_generations": 2, "per_device_train_batch_size": 6}
     changes |= {"loss_type": kind} if kind else {}
@@ -215,7 +217,7 @@ def test_metrics_of_micro_batches_are_those_of_the_whole_batch(make, kind, level
     assert logged[1] == pytest.approx(logged[0], rel=1e-4, abs=1e-6) and "entropy" in logged[0]
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("accumulated", [slow(1), 2])
 def test_the_kl_of_an_update_is_that_of_the_responses_it_learns_from(make, accumulated):
     """By k3 with importance weights (arXiv 2512.02556), although each update learns from some responses only."""
     changes = {"max_steps": 4, "steps_per_generation": 4, "per_device_train_batch_size": 4, "logging_steps": 1}
@@ -271,7 +273,7 @@ def test_advantages_compare_the_replies_to_a_prompt(make, stage):
         torch.testing.assert_close(advantages, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", CLASSES)
+@pytest.mark.parametrize("stage", mostly_slow(CLASSES, ["grpo"]))
 def test_the_base_is_in_memory_once_and_only_the_adapter_moves(make, stage):
     trainer = make(stage, max_steps=2)
     assert set(trainer.policy.peft_config) == {"default"}
@@ -302,7 +304,8 @@ def test_dropout_that_is_not_a_module_is_off(make, tokenizer, tmp_path, stage):
     assert {log["clip_ratio/region_mean"] for log in logs} == {0.0}
 
 
-@pytest.mark.parametrize("stage", mostly_slow(CLASSES, ["grpo"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", CLASSES)
 def test_the_reward_of_an_easy_function_rises(make, tmp_path, stage):
     file, count = tmp_path / "letters.py", "sum(one.islower() for one in reply)"
     file.write_text(f"def letters(prompts, replies, **_):\n    return [float({count}) for reply in replies]\n")

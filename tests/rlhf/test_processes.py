@@ -185,6 +185,7 @@ def check_a_run(config_of, folder: Path, **changes) -> None:
     assert policy(**tokenizer("Ann", return_tensors="pt", return_token_type_ids=False)).logits.isfinite().all()
 
 
+@pytest.mark.slow
 def test_pain_17_a_run_trains_saves_resumes_and_loads(config_of, tmp_path):
     check_a_run(config_of, tmp_path)
 
@@ -199,6 +200,7 @@ def wavering(prompts, replies) -> list[float]:
 asked = 0
 
 
+@pytest.mark.slow
 def test_processes_agree_on_the_best_checkpoint_where_their_rewards_waver(config_of, tmp_path):
     rewards = {"reward_model_path": None, "reward_functions": [f"{__name__}:wavering"]}
     launch(train, config_of("ppo", tmp_path / "run", **CHANGES, **rewards, **EVALUATED))

@@ -185,7 +185,7 @@ def test_accumulation_changes_nothing(trainer_of, steps_of):
                 close(other["grads"][name], grad, name)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", mostly_slow([False, True], [True]))
 @pytest.mark.parametrize("kind", ["llama", "opt"])
 def test_dropout_that_is_a_number_does_not_move_the_ratio(trainer_of, kind, checkpointing):
     """Of the attention layer in one, of the whole layer in the other; trl's switch for it reaches modules alone."""

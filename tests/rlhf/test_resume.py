@@ -24,6 +24,7 @@ EVERYTHING = {
     "normalize_rewards": True,
     "ptx_coef": 0.5,
     "value_warmup_steps": 2,
+    "num_ppo_epochs": 1,
     "value_learning_rate": 2e-3,
     "entropy_coef": 0.01,
     "weight_decay": 0.01,

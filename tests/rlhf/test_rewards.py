@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from quick import slow
 from reward_functions import careless
 
 from hfkit.core.errors import HfkitError
@@ -42,6 +43,7 @@ def test_pain_19_a_function_alone_trains_without_a_reward_model(run_stage, tmp_p
     assert "<|user|>" not in printed
 
 
+@pytest.mark.slow
 def test_a_reward_that_tells_no_response_from_another_is_reported(run_stage, tmp_path):
     changes = {"reward_model_path": None, "reward_functions": [f"{HERE}:constant"], "total_episodes": 40}
     folder = run_stage("ppo", tmp_path / "out", **changes, num_ppo_epochs=1, num_mini_batches=1)
@@ -155,7 +157,7 @@ def stranger(run_stage, tmp_path, reward_dir, data):
     return make
 
 
-@pytest.mark.parametrize("what", ["vocabulary", "template"])
+@pytest.mark.parametrize("what", ["vocabulary", slow("template")])
 def test_it_scores_the_text_rendered_for_it(run_stage, tmp_path, stranger, capsys, what):
     folder = run_stage("ppo", tmp_path / "out", reward_model_path=str(stranger(what)), test_split_size=4)
     assert "responses are rendered with it to be scored" in capsys.readouterr().out
@@ -249,7 +251,11 @@ def test_kl_coef_follows_its_target():
 
 @pytest.mark.parametrize(
     ("changes", "reported"),
-    [({}, False), ({"kl_target": 1.0}, True), ({"kl_target": 1.0, "kl_horizon": 4, "total_episodes": 16}, False)],
+    [
+        slow({}, False),
+        ({"kl_target": 1.0, "total_episodes": 4, "num_ppo_epochs": 1}, True),
+        slow({"kl_target": 1.0, "kl_horizon": 4, "total_episodes": 16}, False),
+    ],
     ids=["no target", "too slow", "quick enough"],
 )
 def test_a_kl_coef_that_moves_too_slowly_for_its_target_is_warned_of(run_stage, tmp_path, capsys, changes, reported):

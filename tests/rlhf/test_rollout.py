@@ -52,6 +52,7 @@ def test_every_stop_id_ends_a_reply_and_what_ends_pays_nothing(run_stage, base_d
     """The penalty is on responses that no stop token closed, be it the tokenizer's or another of the model's."""
     path = many_ends(base_dir, tmp_path / "policy")
     changes = {"missing_eos_penalty": 3.0, "normalize_rewards": False, "total_episodes": 24}
+    changes |= {"num_ppo_epochs": 1, "num_mini_batches": 1}
     folder = run_stage("ppo", tmp_path / "out", model_name_or_path=path, **changes)
     rows = [row for row in read_metrics(folder) if "objective/kl" in row]
     for row in rows:

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from quick import slow
 
 from hfkit.core.errors import ConfigError
 from hfkit.models.loading import load_policy
@@ -23,14 +22,15 @@ def sft_4bit(run_stage, tmp_path_factory):
     return str(run_stage("sft", tmp_path_factory.mktemp("sft") / "sft", **FOUR_BITS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
         ({}, "transformers.generate, adapter merged"),
-        slow({"bf16": True}, "transformers.generate, bf16, adapter merged"),
-        slow({"merge_in_rollouts": False}, "transformers.generate"),
+        ({"bf16": True}, "transformers.generate, bf16, adapter merged"),
+        ({"merge_in_rollouts": False}, "transformers.generate"),
         ({"rollout_engine": "continuous", "bf16": True}, "transformers.continuous, adapter merged"),
-        slow({"rollout_engine": "static"}, "transformers.static, adapter merged"),
+        ({"rollout_engine": "static"}, "transformers.static, adapter merged"),
     ],
     ids=str,
 )

@@ -39,7 +39,7 @@ def unique_bytes(*models) -> int:
     return sum(storages.values())
 
 
-@pytest.fixture(params=mostly_slow(BASES, ["whole", "4-bit"]), scope="module")
+@pytest.fixture(params=mostly_slow(BASES, ["4-bit"]), scope="module")
 def quantized(request) -> dict:
     return BASES[request.param]
 
@@ -95,6 +95,7 @@ def noise(request, quantized) -> float:
     return next(KL_NOISE[name] for name, flags in BASES.items() if flags == quantized)
 
 
+@pytest.mark.slow
 def test_pain_06_the_first_kl_is_0_and_training_changes_only_the_policy(config, noise, sft_dir, reward_dir, base_dir):
     before = {folder: weights_hash(folder) for folder in (sft_dir, reward_dir, base_dir)}
     folder = hfkit.ppo(config())
@@ -105,6 +106,7 @@ def test_pain_06_the_first_kl_is_0_and_training_changes_only_the_policy(config, 
     assert old.keys() == new.keys() and any(not torch.equal(old[name], new[name]) for name in old)
 
 
+@pytest.mark.slow
 def test_pain_05_at_learning_rate_0_the_ratio_is_1_and_the_kl_0(config, noise):
     rows = updates(hfkit.ppo(config(learning_rate=0.0)))
     assert max(abs(row["objective/kl"]) for row in rows) < noise

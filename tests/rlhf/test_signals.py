@@ -16,6 +16,7 @@ from hfkit.rlhf.experience import ExperienceMaker
 from hfkit.rlhf.rollout import Rollouts
 from hfkit.rlhf.update import Updater
 
+pytestmark = pytest.mark.slow
 CHANGES = {"eval_strategy": "steps", "eval_steps": 1, "test_split_size": 2, "max_steps": 3, "save_total_limit": None}
 CHANGES |= {"save_steps": 3, "normalize_rewards": True, "logging_steps": 1}
 CHANGES |= {"early_stopping_patience": 9, "sample_steps": 1}
@@ -33,15 +34,7 @@ def whole(run_stage, tmp_path_factory):
     return cache(lambda: run_stage("ppo", tmp_path_factory.mktemp("ppo") / "whole", **CHANGES))
 
 
-@pytest.mark.parametrize(
-    ("moment", "saved"),
-    [
-        pytest.param("rollout", 1, marks=pytest.mark.slow),
-        ("update", 2),
-        pytest.param("evaluation", 2, marks=pytest.mark.slow),
-        pytest.param("scoring", 1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("moment", "saved"), [("rollout", 1), ("update", 2), ("evaluation", 2), ("scoring", 1)])
 def test_ppo_is_interrupted_and_ends_alike(run_stage, whole, monkeypatch, tmp_path, moment, saved):
     owner, name = MOMENTS[moment]
     own, calls = getattr(owner, name), []
@@ -84,7 +77,6 @@ def end_by_signal(config) -> None:
         ppo.main(config)
 
 
-@pytest.mark.slow
 def test_processes_of_which_one_gets_a_signal_end_at_the_same_step(config_of, tmp_path):
     changes = {"gradient_accumulation_steps": 1, "num_mini_batches": 1, "max_steps": 3, "save_steps": 3}
     launch(train, config_of("ppo", tmp_path / "whole", **changes))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from meter import ModelMeter
 from ppo_small import models, small_trainer
+from quick import slow
 from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -96,7 +97,9 @@ def test_pain_11_at_learning_rate_0_the_ratio_is_1(repetitive):
     assert [row["val/ratio"] for row in rows] == pytest.approx([1.0] * UPDATES, abs=1e-5)
 
 
-@pytest.mark.parametrize("base", [{}, {"load_in_4bit": True}, {"use_peft": False}], ids=["lora", "4-bit", "full"])
+@pytest.mark.parametrize(
+    "base", [slow({}), {"load_in_4bit": True}, slow({"use_peft": False})], ids=["lora", "4-bit", "full"]
+)
 def test_at_learning_rate_0_nothing_moves_and_each_step_is_made(sft_dir, reward_dir, run_stage, tmp_path, base):
     """KL 0 and ratio 1 in every update, however it is cut into mini-batches and micro-batches."""
     steps = []
@@ -159,7 +162,7 @@ def test_the_roles_share_the_frozen_base_and_nothing_else(config_of, tmp_path):
     assert not any(p.requires_grad for model in (roles.reference, roles.reward) for p in model.parameters())
 
 
-@pytest.mark.parametrize("mini_batches", [1, 2])
+@pytest.mark.parametrize("mini_batches", [slow(1), 2])
 def test_pain_10_and_11_gradients_are_clipped_and_every_optimizer_step_is_made(
     run_stage, sft_dir, reward_dir, tmp_path, mini_batches
 ):
@@ -201,6 +204,7 @@ def test_pain_14_the_reward_model_stays_as_it_was(ppo_dir, reward_dir):
     assert read_record(ppo_dir)["lineage"][1]["weights_sha256"] == weights_hash(reward_dir)
 
 
+@pytest.mark.slow
 def test_pain_21_the_same_seed_gives_the_same_weights_and_another_gives_others(run_stage, ppo_dir, tmp_path):
     again, other = (run_stage("ppo", tmp_path / str(seed), test_split_size=4, seed=seed) for seed in (42, 43))
     ours = adapter(ppo_dir)
@@ -214,6 +218,7 @@ def stopped(run_stage, tmp_path_factory):
     return run_stage("ppo", tmp_path_factory.mktemp("stopped") / "ppo", max_kl=1e-6, total_episodes=32)
 
 
+@pytest.mark.slow
 @pytest.mark.any_device
 def test_pain_20_ppo_stops_with_its_reason_past_the_kl_limit(stopped):
     record = read_record(stopped)
@@ -223,6 +228,7 @@ def test_pain_20_ppo_stops_with_its_reason_past_the_kl_limit(stopped):
     assert len(updates(stopped)) < 8
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_the_kl_limit_still_counts_its_steps(stopped):
     record = read_record(stopped)
     assert record["steps"] == len(updates(stopped))
@@ -250,7 +256,7 @@ def test_a_whole_policy_and_a_whole_value_model_train(run_stage, sft_dir, tmp_pa
 
 @pytest.fixture
 def blocks_of(run_stage, sft_dir, reward_dir, tmp_path):
-    """Runs PPO; returns how often a block of its models was entered, and the dtypes that came out."""
+    """Runs an update of PPO; returns how often a block of its models was entered, and the dtypes that came out."""
 
     def run(**changes) -> tuple[int, list[torch.dtype]]:
         entered, left = [], []
@@ -261,7 +267,7 @@ def blocks_of(run_stage, sft_dir, reward_dir, tmp_path):
             ),
         ]
         try:
-            run_stage("ppo", tmp_path / str(changes), **changes)
+            run_stage("ppo", tmp_path / str(changes), **changes, total_episodes=4)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -271,7 +277,7 @@ def blocks_of(run_stage, sft_dir, reward_dir, tmp_path):
 
 
 def test_pain_09_checkpointing_reaches_policy_and_value_and_bf16_is_honoured(blocks_of):
-    passes, layers, models = UPDATES * EPOCHS * 2, 2, 2
+    passes, layers, models = EPOCHS * 2, 2, 2
     entered, dtypes = blocks_of(gradient_checkpointing=False)
     assert set(dtypes) == {torch.float32}
     assert blocks_of(gradient_checkpointing=True)[0] - entered == passes * layers * models  # each recomputed once
@@ -280,7 +286,7 @@ def test_pain_09_checkpointing_reaches_policy_and_value_and_bf16_is_honoured(blo
 
 
 @pytest.mark.any_device
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [slow("float32"), "bfloat16"])
 def test_under_bf16_the_first_kl_is_0_and_the_policy_learns_over_its_base(run_stage, base_dir, tmp_path, dtype):
     before = weights_hash(base_dir)
     folder = run_stage("ppo", tmp_path / "out", bf16=True, dtype=dtype)

@@ -37,6 +37,7 @@ OWN = {"output_dir", "metric_for_best_model"}
 """Fields with a default of hfkit's."""
 
 
+@pytest.mark.slow
 def test_without_trls_ppo_the_arguments_and_the_trained_weights_are_the_same(tokenizer_dir, tokenizer, tmp_path):
     alone, here = tmp_path / "alone", tmp_path / "here"
     alone.mkdir()

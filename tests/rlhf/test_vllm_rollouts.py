@@ -36,7 +36,8 @@ def on_server(free_port):
     return keys
 
 
-@pytest.mark.parametrize("changes", [{}, pytest.param(BOTH, marks=pytest.mark.slow)], ids=["plain", "4-bit, bf16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, BOTH], ids=["plain", "4-bit, bf16"])
 def test_a_run_whose_server_dies_goes_on_to_the_same_weights(
     run_stage, serve_vllm, on_server, base_dir, tmp_path, capsys, changes
 ):

@@ -26,6 +26,7 @@ def on_card(stage, gigabytes: float):
     return decide_checkpointing(stage, gpu_of(int(gigabytes * GIB)))
 
 
+@pytest.mark.slow
 def test_activations_are_kept_where_they_fit_with_a_margin(llama_8b, tmp_path):
     options = {"gradient_checkpointing": None, "per_device_train_batch_size": 8}
     stage = plan_8b(llama_8b, tmp_path, gpu_of(80 * GIB), **options)

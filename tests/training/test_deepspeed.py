@@ -215,6 +215,7 @@ def test_a_checkpoint_is_whole_or_skipped(short, tmp_path, damage, fault):
     assert found is None if fault is None else fault in found
 
 
+@pytest.mark.slow
 def test_a_torn_checkpoint_is_skipped_for_the_one_before(short, base_dir, config_of, tmp_path):
     stopped = stopped_copy(short / "two", tmp_path / "stopped", 2, "checkpoint-1")
     (stopped / "checkpoint-2" / OPTIMIZER_STATES).unlink()

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from quick import mostly_slow, slow
 from small_models import model_of
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import DPOTrainer
@@ -137,7 +138,7 @@ def loss_of_the_papers(models, pairs: list[dict], loss: str) -> tuple[float, dic
     return mean.item(), {name: weight.grad.float() for name, weight in policy.named_parameters()}
 
 
-@pytest.mark.parametrize("max_tokens", [None, 40], ids=["whole", "micro-batches"])
+@pytest.mark.parametrize("max_tokens", mostly_slow([None, 40], [40]), ids=["whole", "micro-batches"])
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
 def test_loss_and_gradients_on_a_padded_batch_are_those_of_the_papers(trainer_of, models, pairs, loss, max_tokens):
     expected, gradients = loss_of_the_papers(models, pairs, loss)
@@ -147,8 +148,8 @@ def test_loss_and_gradients_on_a_padded_batch_are_those_of_the_papers(trainer_of
         torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()))
 
 
-@pytest.mark.parametrize("max_tokens", [None, 40], ids=["whole", "micro-batches"])
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+@pytest.mark.parametrize("max_tokens", mostly_slow([None, 40], [40]), ids=["whole", "micro-batches"])
+@pytest.mark.parametrize("loss", mostly_slow(["sigmoid", "ipo"], ["sigmoid"]))
 def test_turns_of_the_user_in_a_response_are_not_trained(trainer_of, models, pairs, loss, max_tokens):
     pairs = copy.deepcopy(pairs)
     for row in pairs:
@@ -164,7 +165,7 @@ def test_turns_of_the_user_in_a_response_are_not_trained(trainer_of, models, pai
         torch.testing.assert_close(weight, gradients[name], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", mostly_slow(LOSSES, ["sigmoid", "ipo", "apo_zero", "aot"]))
 def test_each_loss_is_that_of_trl(trainer_of, pairs, loss):
     settings = {"loss_type": [loss], "label_smoothing": SMOOTHED.get(loss, 0.0)}
     expected, gradients, metrics = step(trainer_of(bare=True, **settings), as_trl_has_them(pairs))
@@ -181,8 +182,8 @@ def test_each_loss_is_that_of_trl(trainer_of, pairs, loss):
     "settings",
     [
         {"loss_type": ["sigmoid", "nca_pair"], "loss_weights": [0.8, 0.2]},
-        {"use_weighting": True},
-        {"ld_alpha": 0.5},
+        slow({"use_weighting": True}),
+        slow({"ld_alpha": 0.5}),
         {"f_divergence_type": "js_divergence"},
         {"precompute_ref_log_probs": True},
     ],

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from interruption import assert_same_run, stopped_copy
+from quick import mostly_slow, slow
 from safetensors.torch import load_file
 
 from hfkit.core.errors import ConfigError
@@ -31,7 +32,7 @@ def stopped_run(run_stage, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", pytest.param("pretrain", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", mostly_slow(["sft", "reward", "pretrain"], ["sft"]))
 def test_a_run_stops_when_patience_is_at_an_end_and_publishes_the_best(stopped_run, stage):
     folder, _ = stopped_run(stage)
     record = read_record(folder)
@@ -45,7 +46,7 @@ def test_a_run_stops_when_patience_is_at_an_end_and_publishes_the_best(stopped_r
     assert all((published[key] == best[key]).all() for key in best)
 
 
-@pytest.mark.parametrize(("stage", "step"), [("sft", 2), ("sft", 4), SLOW])
+@pytest.mark.parametrize(("stage", "step"), [("sft", 2), slow("sft", 4), SLOW])
 def test_a_resumed_run_counts_on_and_stops_at_the_same_step(stopped_run, run_stage, tmp_path, stage, step):
     whole, changes = stopped_run(stage)
     folder = stopped_copy(whole, tmp_path / "resumed", step, "checkpoint-1")

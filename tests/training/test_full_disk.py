@@ -7,7 +7,6 @@ from functools import cache
 import pytest
 from full_disk import largest_file
 from interruption import assert_same_run
-from quick import mostly_slow
 from transformers import TrainerCallback
 
 from hfkit.commands.export.main import export
@@ -33,7 +32,8 @@ def size_of(whole, pattern: str) -> int:
     return max(path.stat().st_size for path in whole.glob(pattern))
 
 
-@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["sft"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_file_that_cannot_be_written_is_explained_and_the_run_goes_on(run_stage, whole, tmp_path, stage):
     """One file after the other is too large, then one that the last checkpoint of a resumed run has."""
     folder = tmp_path / "run"

@@ -13,7 +13,7 @@ def test_metrics_at_the_end_are_printed_without_evaluations_in_training(run_stag
     assert "loss 0." in line and "accuracy" in line
 
 
-@pytest.mark.parametrize("stage", ["ppo", "grpo"])
+@pytest.mark.parametrize("stage", [pytest.param("ppo", marks=pytest.mark.slow), "grpo"])
 def test_reward_and_kl_and_the_end_are_printed(run_stage, tmp_path, capsys, stage):
     changes = {"early_stopping_patience": 1, "load_best_model_at_end": True, "learning_rate": 0.0, "max_steps": 3}
     run_stage(stage, tmp_path / "out", **{**EVALUATED, **changes})

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from planned import CPU, FUNCTIONS, LORA
+from quick import mostly_slow
 from small_models import REGISTERS_CLASSIFIERS, SIZES
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -26,7 +27,7 @@ if "gemma4_text" in CONFIG_MAPPING:
     WIDTHS["gemma4_text"] = (4, 64, 32)
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", mostly_slow(MODELS, ["granitemoehybrid", "mamba"]))
 def test_a_plan_has_the_weights_of_the_model(model_type, tokenizer, folder_of, stage_for):
     sizes = (
         {"vocab_size_per_layer_input": len(tokenizer)} if "hidden_size_per_layer_input" in MODELS[model_type] else {}

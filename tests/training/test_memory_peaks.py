@@ -14,10 +14,7 @@ from hfkit.training.memory.peak import plan_memory
 
 QUICK_PEAKS = [
     ("pretrain", {}),
-    ("sft", {**LORA, "gradient_checkpointing": True, "load_in_4bit": True, "bf16": True}),
-    ("reward", LORA),
     ("dpo", LORA),
-    ("ppo", {**LORA, **FUNCTIONS}),
 ]
 
 
@@ -28,9 +25,11 @@ SLOW_PEAKS = [
     ("sft", LORA),
     ("sft", {**LORA, "gradient_checkpointing": True}),
     ("sft", {**LORA, "load_in_4bit": True, "bf16": True}),
+    ("sft", {**LORA, "gradient_checkpointing": True, "load_in_4bit": True, "bf16": True}),
     ("sft", {**LORA, "loss_type": "nll"}),
     ("sft", {**LORA, "load_in_4bit": True}),
     ("sft", {**LORA, "loss_type": "dft"}),
+    ("reward", LORA),
     ("reward", {"gradient_checkpointing": True}),
     ("reward", {"form": "rankings", "per_device_train_batch_size": 2}),
     ("dpo", {}),
@@ -39,6 +38,7 @@ SLOW_PEAKS = [
     ("dpo", {**LORA, "precompute_ref_log_probs": True}),
     ("dpo", {**LORA, "precompute_ref_log_probs": True, "precompute_ref_batch_size": 32, "bf16": True}),
     ("ppo", LORA),
+    ("ppo", {**LORA, **FUNCTIONS}),
     ("ppo", {**LORA, "bf16": True}),
     ("ppo", {**LORA, "gradient_checkpointing": True}),
     ("ppo", {"gradient_checkpointing": True, "response_length": 80}),
@@ -61,7 +61,8 @@ def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):
     assert plan_memory(stage, CPU).peak == pytest.approx(meter.peak, rel=0.15)
 
 
-@pytest.mark.parametrize("changes", [LORA, pytest.param({"bf16": True}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [LORA, {"bf16": True}])
 def test_the_peak_of_pairs_is_that_of_the_logits_of_a_large_vocabulary(stage_for, folder_of, changes):
     """TRL 1.15 computes 32768 columns of logits at once."""
     model = folder_of({**LLAMA, "vocab_size": 40_000})
@@ -79,14 +80,15 @@ PTX = {"ptx_coef": 0.5, "ptx_datasets": [{"path": "ptx.jsonl"}], "gradient_check
 LONG = {"response_length": 200, "max_tokens_per_micro_batch": 4 * 264}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
         {**LORA, **FUNCTIONS, **PTX, "ptx_max_length": 400, "micro_batches_by_length": False},
-        pytest.param({**LORA, **FUNCTIONS, **LONG}, marks=pytest.mark.slow),
-        pytest.param({**LORA, **LONG, "bf16": True}, marks=pytest.mark.slow),
-        pytest.param({**LONG, "gradient_checkpointing": True}, marks=pytest.mark.slow),
-        pytest.param({**FUNCTIONS, "max_tokens_per_micro_batch": 768}, marks=pytest.mark.slow),
+        {**LORA, **FUNCTIONS, **LONG},
+        {**LORA, **LONG, "bf16": True},
+        {**LONG, "gradient_checkpointing": True},
+        {**FUNCTIONS, "max_tokens_per_micro_batch": 768},
     ],
 )
 def test_the_peak_of_ppo_holds_with_chunks_of_logits_set_tokens_and_a_language_modeling_loss(
@@ -111,6 +113,7 @@ def test_short_prompts_leave_room_for_the_logits_of_more_responses(stage_for):
     assert plans[0] == plans[1]
 
 
+@pytest.mark.slow
 def test_ppo_on_an_8b_llama_fits_into_24_gb(llama_8b, tmp_path):
     card = Device("a card", 24 * 10**9, 600_000_000, is_gpu=True)
     stage = plan_8b(llama_8b, tmp_path, gradient_accumulation_steps=8)

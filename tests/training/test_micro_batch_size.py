@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from planned import LLAMA, LORA, plan_8b
+from quick import mostly_slow
 from safetensors.torch import load_file
 
 from hfkit.config.registry import STAGES
@@ -43,6 +44,7 @@ def test_a_small_model_takes_all_rows_of_a_step_at_once(stage_for, name):
     assert decided_tokens(stage_for(name, gradient_accumulation_steps=1)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 8_192), (16, None)])
 def test_a_large_model_takes_what_saves_time(llama_8b, tmp_path, rows, tokens):
     options = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 64 // rows}
@@ -52,6 +54,7 @@ def test_a_large_model_takes_what_saves_time(llama_8b, tmp_path, rows, tokens):
     assert plan_memory(chosen, LARGE).peak < LARGE.capacity / MARGIN
 
 
+@pytest.mark.slow
 def test_micro_batches_shrink_rather_than_recompute(llama_8b, tmp_path):
     options = {"gradient_accumulation_steps": 2, "gradient_checkpointing": None, "per_device_train_batch_size": 32}
     card = gpu_of(141 * 10**9)
@@ -98,7 +101,7 @@ def test_nothing_else_changes_it(stage_for, name, changes, launch):
 @pytest.mark.parametrize(
     ("name", "changes", "is_mixture"),
     [
-        *((name, {}, True) for name in ("sft", "dpo", "grpo", "rloo")),
+        *mostly_slow([(name, {}, True) for name in ("sft", "dpo", "grpo", "rloo")], [("sft", {}, True)]),
         ("dpo", {"loss_type": ["aot"]}, False),
         ("grpo", {"entropy_coef": 0.1}, False),
         ("grpo", {"top_entropy_quantile": 0.5}, False),
@@ -126,6 +129,7 @@ def test_dense_models_of_architectures_with_experts_take_all_rows(folder_of, sta
     assert decided_tokens(stage) == 4 * 8 * stage.replies * row_length(stage.spec, stage.config)
 
 
+@pytest.mark.slow
 def test_weights_that_are_gathered_for_each_micro_batch_leave_it_as_large(llama_8b, tmp_path):
     """Under DDP, smaller micro-batches of the same stage send nothing more, and keep their activations."""
     options = {"gradient_accumulation_steps": 2, "gradient_checkpointing": None, "per_device_train_batch_size": 32}

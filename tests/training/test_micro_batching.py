@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from micro_batch_cases import CASES, INSTRUCTIONS, STEPS
-from quick import mostly_slow
+from quick import mostly_slow, slow
 from safetensors.torch import load_file
 
 from hfkit.config.evaluation import EvaluateConfig
@@ -22,7 +22,7 @@ def metrics_of(folder) -> list[dict]:
 
 
 @pytest.mark.parametrize("batches", mostly_slow([{}, ACCUMULATED], [ACCUMULATED]))
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, ["sft"]))
 def test_the_same_training_with_and_without(case, batches, run_stage, rows_file, tmp_path):
     stage, rows, settings = CASES[case]
     settings = settings | {"datasets": rows_file(rows), **STEPS, "per_device_train_batch_size": 6, **batches}
@@ -38,6 +38,7 @@ def test_the_same_training_with_and_without(case, batches, run_stage, rows_file,
         assert line == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_no_pass_has_more_tokens_than_the_budget(run_stage, rows_file, tmp_path):
     from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -54,7 +55,7 @@ def test_no_pass_has_more_tokens_than_the_budget(run_stage, rows_file, tmp_path)
     assert len(sizes) > 5
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, ["sft"]))
 def test_each_step_has_one_forward_pass(case, run_stage, rows_file, tmp_path):
     from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -72,7 +73,7 @@ def test_each_step_has_one_forward_pass(case, run_stage, rows_file, tmp_path):
     assert passes[passes.index(True) :] == [True] * 3  # before the first step, passes test the model
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, ["rankings"]))
 def test_held_out_figures_do_not_depend_on_the_batch(case, run_stage, rows_file, tmp_path):
     stage, rows, settings = CASES[case]
     settings = settings | {
@@ -89,18 +90,19 @@ def test_held_out_figures_do_not_depend_on_the_batch(case, run_stage, rows_file,
     assert found[0] == pytest.approx(found[1], rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("packing", ["concatenate", "documents"])
+@pytest.mark.parametrize("packing", mostly_slow(["concatenate", "documents"], ["documents"]))
 def test_a_pretrained_model_is_evaluated_as_in_its_training(packing, run_stage, tmp_path):
     folder = run_stage("pretrain", tmp_path / "run", packing=packing, test_split_size=8, max_steps=2)
     assert_evaluated_alike(folder, tmp_path, ("loss", "perplexity", "bits_per_byte"))
 
 
-@pytest.mark.parametrize("rows", [INSTRUCTIONS, [{"text": " ".join(row.values())} for row in INSTRUCTIONS]])
+@pytest.mark.parametrize("rows", [INSTRUCTIONS, slow([{"text": " ".join(row.values())} for row in INSTRUCTIONS])])
 def test_an_sft_model_is_evaluated_as_in_its_training(rows, run_stage, rows_file, tmp_path):
     settings = {**STEPS, "datasets": rows_file(rows), "test_split_size": 9}
     assert_evaluated_alike(run_stage("sft", tmp_path / "run", **settings), tmp_path, ("loss",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["pairs", "rankings"])
 def test_a_reward_model_is_evaluated_as_in_its_training(case, run_stage, rows_file, tmp_path):
     _, rows, settings = CASES[case]

@@ -29,7 +29,7 @@ def mixture(run_stage, tmp_path_factory):
     return str(run_stage("pretrain", tmp_path_factory.mktemp("mixture") / "out", model_config=MIXTRAL, max_steps=1))
 
 
-@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["sft", "ppo"]))
+@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["sft"]))
 def test_it_ends_as_an_uninterrupted_one(stage, run_stage, mixture, tmp_path):
     """Files have a matrix for each expert, and modules one for all: a trainer would ignore those in a checkpoint."""
     settings, step = STAGES[stage]

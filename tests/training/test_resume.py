@@ -24,7 +24,7 @@ def whole(run_stage, tmp_path_factory):
 
 @pytest.mark.any_device
 @pytest.mark.parametrize("step", mostly_slow([3, 6], [3]))
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["pretrain", "sft"]))
 def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, tmp_path, stage, step):
     folder = stopped_copy(whole(stage), tmp_path / "stopped", step)
     state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())

@@ -36,6 +36,7 @@ def test_its_weight_does_not_depend_on_the_parts_of_a_step(config_of, experts_di
             assert one[name] == pytest.approx(two[name], rel=0.05)
 
 
+@pytest.mark.slow
 def test_dpo_adds_it_to_the_loss_of_whole_batches_and_evaluates_without(config_of, experts_dir, tmp_path):
     settings = {**STEPS, "learning_rate": 0.0, "model_name_or_path": experts_dir, "eval_prompts": 0}
     dpo.main(config_of("dpo", tmp_path / "run", **settings, max_tokens_per_micro_batch=64))

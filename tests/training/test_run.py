@@ -166,15 +166,15 @@ def test_the_last_complete_checkpoint_is_the_newest_with_a_readable_state(tmp_pa
     assert last_complete_checkpoint(tmp_path).name == "checkpoint-10"
 
 
-def test_a_failed_run_without_a_checkpoint_may_restart_with_other_settings(run_stage, config_of, tmp_path):
+def test_a_failed_run_without_a_checkpoint_may_restart_with_other_settings(run_of_one_step, tmp_path):
     folder = tmp_path / "sft"
-    run_stage("sft", folder)
+    run_of_one_step("sft", folder)
     record = json.loads((folder / RECORD).read_text())
     for file in folder.iterdir():
         if file.name != RECORD:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     (folder / RECORD).write_text(json.dumps({**record, "status": "failed"}))
-    run_stage("sft", folder, learning_rate=0.123)
+    run_of_one_step("sft", folder, learning_rate=0.123)
     assert json.loads((folder / RECORD).read_text())["config"]["learning_rate"] == 0.123
 
 

@@ -70,8 +70,8 @@ def interrupt(run_stage, monkeypatch, tmp_path):
     ("stage", "event", "step", "saved"),
     [
         ("sft", "on_substep_end", 2, 2),  # between two batches of a step
-        ("sft", "on_prediction_step", 4, 4),  # an evaluation: the resumed run makes it
         *slow(
+            ("sft", "on_prediction_step", 4, 4),  # an evaluation: the resumed run makes it
             ("sft", "on_optimizer_step", 0, 1),
             ("sft", "on_prediction_step", 6, 6),  # the last one
             ("sft", "on_log", 5, 5),

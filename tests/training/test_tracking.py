@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from quick import mostly_slow
 
 from hfkit.records.record import read_record
 
@@ -28,7 +29,7 @@ def tracked(run_stage, tmp_path, monkeypatch):
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["sft"]))
 def test_tensorboard_has_metrics_settings_and_lineage(tracked, stage):
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     folder = tracked(stage, "tensorboard")
