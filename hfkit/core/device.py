@@ -13,7 +13,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import gather, parse_flag_from_env
 from packaging.version import Version
 
 from hfkit.core.agreement import require_same, require_shared
@@ -126,6 +126,11 @@ def wait_for_everyone() -> None:
     """Wait until every process of the launch has called this; a single process does not wait."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         PartialState().wait_for_everyone()
+
+
+def largest_of_processes(number: int) -> int:
+    """Return the largest number that a process of the launch passes; every process must call this."""
+    return int(gather(torch.tensor([number], device=device())).max())
 
 
 def has_bf16() -> bool:

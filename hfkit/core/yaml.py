@@ -65,10 +65,6 @@ class StrictLoader(yaml.SafeLoader):
         self.report_duplicates(node, "")
         return super().construct_document(node)
 
-    def construct_date(self, node: yaml.ScalarNode) -> str:
-        """Return a date as its text."""
-        return self.construct_scalar(node)
-
     def report_duplicates(self, node: yaml.Node, path: str) -> None:
         """Add a problem for each duplicate key in `node`, at any depth."""
         if isinstance(node, yaml.SequenceNode):
@@ -89,7 +85,7 @@ StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
-StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", StrictLoader.construct_date)
+StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: node.value)
 
 
 def count_values(node: yaml.Node, counted: dict[int, int]) -> int:

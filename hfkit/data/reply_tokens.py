@@ -83,15 +83,8 @@ def render_prompt(template: Template, before: Messages, message: dict, whole: Re
 
 
 def content_of(message: dict) -> str:
-    """Return the text of a message; "" if it has only tool calls.
-
-    Raises:
-        RenderError: the content is not text.
-    """
-    content = message.get("content") or ""
-    if not isinstance(content, str):
-        raise RenderError("with content that is not text ({type: text, text: ...})")
-    return content
+    """Return the text of a message; "" if it has only tool calls."""
+    return message.get("content") or ""
 
 
 def with_reasoning(message: dict, text: str) -> dict:

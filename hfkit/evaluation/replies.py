@@ -10,7 +10,7 @@ from hfkit.core.progress import track_progress
 from hfkit.data.chat_template import encode_prompt, turn_end_ids
 from hfkit.data.messages import Messages
 from hfkit.evaluation.results_file import ResultsFile
-from hfkit.models.engines import make_engine
+from hfkit.models.engines import ENGINES
 from hfkit.models.generation import Engine, generate_replies, likelihoods, stop_ids
 from hfkit.models.loading import cached_config, load_policy
 from hfkit.models.model_config import context_tokens
@@ -85,7 +85,7 @@ class Subject:
     @cached_property
     def engine(self) -> Engine:
         """The engine that samples from the model."""
-        return make_engine(self.rollout_engine, self.model, self.tokenizer)
+        return ENGINES[self.rollout_engine](self.model, self.tokenizer)
 
     @cached_property
     def identity(self) -> list:

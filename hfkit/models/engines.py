@@ -20,7 +20,6 @@ from hfkit.data.chat_template import turn_end_ids
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.generation import (
     CACHE_NAME,
-    Engine,
     padded_batches,
     sample_replies,
     sampling_config,
@@ -228,16 +227,3 @@ ENGINES: dict[str, type[GenerateEngine]] = {
     "static": StaticEngine,
     "continuous": ContinuousEngine,
 }
-
-
-def make_engine(
-    name: str,
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    copies: MergedCopies | None = None,
-    bf16: bool = False,
-) -> Engine:
-    """Return an engine by its name, with the model's current weights."""
-    engine = ENGINES[name](model, tokenizer, copies, bf16)
-    engine.sync()
-    return engine

@@ -17,7 +17,7 @@ def option(default: Any, text: str) -> Any:
 
 @dataclass
 class OnlineArguments:
-    """How responses are sampled, scored and cut into micro-batches, and when training stops."""
+    """How responses are sampled, scored and cut into micro-batches, when training stops, and what is best."""
 
     response_length: int = option(53, "most tokens of a response")
     temperature: float = option(0.7, "sampling temperature")
@@ -34,12 +34,20 @@ class OnlineArguments:
     missing_eos_penalty: float | None = option(None, "subtracted from the score of a response that does not end")
     reward_clip: float | None = option(None, "clip scores to +- this")
     max_kl: float = option(20.0, "nats per response above which training stops")
+    metric_for_best_model: str = option("eval_reward", "eval_reward, eval_kl, ...")
+    greater_is_better: bool | None = option(None, "whether its highest value is best; none: unless it is eval_kl")
     max_tokens_per_micro_batch: int | None = option(None, "padding included")
     micro_batches_by_length: bool = option(True, "rows of similar length share a forward pass")
 
+    def __post_init__(self) -> None:
+        self.metric_for_best_model = f"eval_{self.metric_for_best_model.removeprefix('eval_')}"
+        if self.greater_is_better is None:
+            self.greater_is_better = self.metric_for_best_model != "eval_kl"
+        super().__post_init__()  # type: ignore[misc]  # of Transformers' or TRL's arguments
+
 
 @dataclass
-class PPOArguments(OnlineArguments, ArgumentsBase):
+class PPOArguments(OnlineArguments, ArgumentsBase):  # type: ignore[misc]  # a narrower type, as below
     """The fields of TRL 1.12's PPOConfig with its defaults, plus those of hfkit's loop.
 
     A YAML fills `hfkit.config.stages.PPOConfig` instead.
@@ -52,7 +60,6 @@ class PPOArguments(OnlineArguments, ArgumentsBase):
     gradient_checkpointing: bool = option(True, "recompute activations in the backward pass")
     bf16: bool | None = option(None, "autocast to bfloat16; none: unless fp16")  # type: ignore[assignment]
     push_to_hub: bool = option(False, "create a repository on the Hub, and push what `save_model` saves")
-    metric_for_best_model: str = option("eval_reward", "eval_reward, eval_kl, ...")
     # Responses
     total_episodes: int | None = option(None, "responses to sample; none: num_train_epochs of the prompts")
     stop_token: Literal["eos"] | None = option(None, "always eos: responses end at the model's stop tokens")
@@ -96,7 +103,6 @@ class PPOArguments(OnlineArguments, ArgumentsBase):
     def __post_init__(self) -> None:
         if self.bf16 is None:
             self.bf16 = not self.fp16
-        self.greater_is_better = self.metric_for_best_model != "eval_kl"
         super().__post_init__()
 
     def set_batch_sizes(self, prompts: int) -> None:
@@ -125,14 +131,11 @@ class DPOArguments(DPOConfig):
 class GroupArguments(OnlineArguments):
     """The fields that hfkit adds to both GRPOConfig and RLOOConfig of TRL."""
 
-    metric_for_best_model: str = option("eval_reward", "eval_reward, eval_kl, ...")
-
     def __post_init__(self) -> None:
         self.max_completion_length = self.response_length
         self.disable_dropout = True  # dropout changes the policy ratio, even at a learning rate of 0
         self.num_generations_eval, self.reward_weights = 1, None  # the scorer weighs its parts
-        self.greater_is_better = self.metric_for_best_model != "eval_kl"
-        super().__post_init__()  # type: ignore[misc]  # of TRL's config
+        super().__post_init__()
 
     @property
     def local_batch_size(self) -> int:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from hfkit.core.device import largest_of_processes
 from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import micro_batches
 from hfkit.rlhf.arguments import OnlinePolicyArguments
@@ -115,10 +114,5 @@ def cut_by_length(
     most = args.max_tokens_per_micro_batch or size * longest
     parts = micro_batches(lengths, most, call)
     if together:
-        parts = micro_batches(lengths, most, call, count=largest(len(parts)))
+        parts = micro_batches(lengths, most, call, count=largest_of_processes(len(parts)))
     return [part.tolist() for part in parts]
-
-
-def largest(count: int) -> int:
-    """Return the largest number that a process passes; every process has to call."""
-    return int(gather(torch.tensor([count], device=PartialState().device)).max())

@@ -13,7 +13,7 @@ from hfkit.core.device import free_memory, keep_random_state
 from hfkit.core.interrupts import droppable
 from hfkit.models.adapters import without_adapter
 from hfkit.models.engine_errors import agree_on_failure
-from hfkit.models.engines import ENGINES, make_engine
+from hfkit.models.engines import ENGINES
 from hfkit.models.generation import Engine
 from hfkit.models.merged_copies import MergedCopies, can_merge
 from hfkit.models.model_config import attention_widths
@@ -110,7 +110,7 @@ def engine_of(args: SamplingArguments, model: Model, tokenizer: PreTrainedTokeni
     """
     if not isinstance(args, OnlineArguments) or args.rollout_engine != "vllm":
         with agree_on_failure():
-            yield make_engine(args.rollout_engine, model, tokenizer)
+            yield ENGINES[args.rollout_engine](model, tokenizer)
         return
     engine = vllm_engine(args, model, tokenizer)
     with keep_random_state(model.device):

@@ -16,7 +16,6 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainerState,
-    get_scheduler,
 )
 
 from hfkit.models import saving
@@ -189,9 +188,7 @@ class BasePPOTrainer(TrainerBase):
                 for model, rate in rates.items()
             ]
             self.optimizer = optimizer_class(groups, **options)
-        if self.lr_scheduler is None:
-            warmup = args.get_warmup_steps(num_training_steps)
-            self.lr_scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, warmup, num_training_steps)
+        self.create_scheduler(num_training_steps, self.optimizer)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy alone, as `Trainer.save_model` does; a sharded policy is saved whole."""

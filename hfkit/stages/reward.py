@@ -35,7 +35,8 @@ from hfkit.training.arguments import (
     train,
     trainer_arguments,
 )
-from hfkit.training.comparison_batches import ComparisonCollator, SharePrefixes, can_share
+from hfkit.training.callbacks import BeforeFirstStep
+from hfkit.training.comparison_batches import ComparisonCollator, can_share, share_prefixes
 from hfkit.training.comparison_trainer import ComparisonTrainer
 from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.sharding import CollectiveSave
@@ -93,8 +94,9 @@ def main(config: RewardConfig) -> Path:
                 max_tokens=max_tokens(config, config.max_length, most_replies),
             )
         save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
-        more = [SharePrefixes(trainer, train_rows)] if config.micro_batches_by_length and is_sharded else []
-        set_callbacks(trainer, run, save, *more)
+        if config.micro_batches_by_length and is_sharded:
+            trainer.add_callback(BeforeFirstStep(partial(share_prefixes, trainer, train_rows)))
+        set_callbacks(trainer, run, save)
         facts = train(trainer, run)
         # Save
         run.publish(save, {"train_loss": facts["train_loss"], **held_out_metrics(trainer)}, **facts)

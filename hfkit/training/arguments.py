@@ -74,6 +74,9 @@ def trainer_arguments(config, **overrides):
         values["use_cpu"] = True  # Transformers refuses bf16 otherwise, which a CPU supports
     values |= best_defaults(config)
     arguments = config_class(**{**values, "disable_tqdm": True, **extra, **overrides})
+    if arguments.lr_scheduler_type == "reduce_lr_on_plateau":  # torch assumes that every metric should fall
+        mode = "max" if arguments.greater_is_better else "min"
+        arguments.lr_scheduler_kwargs = {"mode": mode, **(arguments.lr_scheduler_kwargs or {})}
     if arguments.n_gpu > 1:  # nn.DataParallel computes wrong gradients over quantized bases and breaks TRL's losses
         use_one_gpu(arguments)
     return arguments

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.output_head import causal_model
@@ -96,11 +96,6 @@ def can_share(model: torch.nn.Module, rows: Dataset) -> bool:
     return shares_prefixes(model, causal_model(model).base_model, replies_of(longest))
 
 
-class SharePrefixes(TrainerCallback):
-    """Calls `can_share` for a trainer's model when training begins, in all processes that hold parts of it."""
-
-    def __init__(self, trainer: Trainer, rows: Dataset):
-        self.trainer, self.rows = trainer, rows
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.data_collator.share = can_share(self.trainer.model, self.rows)
+def share_prefixes(trainer: Trainer, rows: Dataset) -> None:
+    """Let responses to one prompt share a sequence if they can; all processes that hold parts of the model call it."""
+    trainer.data_collator.share = can_share(trainer.model, rows)

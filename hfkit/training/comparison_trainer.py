@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
 
 from hfkit.core.compat_trl import EncodedRows
+from hfkit.core.device import largest_of_processes
 from hfkit.metrics.preference import metrics_of_rewards
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.models.output_head import causal_model
@@ -36,8 +37,7 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         inputs = dict(inputs)
         pairs, weights = inputs.pop("pairs"), inputs.pop("weights")
         if self.accelerator.num_processes > 1:  # TRL gathers metrics, which must have equal shapes
-            count = torch.tensor([pairs.shape[1]], device=self.accelerator.device)
-            missing = int(self.accelerator.gather(count).max()) - pairs.shape[1]
+            missing = largest_of_processes(pairs.shape[1]) - pairs.shape[1]
             pairs = torch.cat([pairs, pairs[:, :1].expand(2, missing)], dim=1)
             weights = torch.cat([weights, weights.new_zeros(missing)])
             if "margin" in inputs:

@@ -11,6 +11,7 @@ from trl import DPOTrainer
 from hfkit.config.stages import OF_THE_BATCH
 from hfkit.core.compat_logged import logged_counts, pop_logged, weigh_logged
 from hfkit.core.compat_trl import EncodedRows, accept_adapted_reference
+from hfkit.core.device import largest_of_processes
 from hfkit.data.comparisons import mask_of
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.dropout import turn_off_dropout
@@ -132,8 +133,7 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         if self.accelerator.num_processes == 1:
             return super().cut(lengths, sequences)
         needed = -(-2 * len(lengths) * int(lengths.max()) // self.max_tokens)
-        count = int(self.accelerator.gather(torch.tensor([needed], device=self.args.device)).max())
-        return np.array_split(np.argsort(-lengths, kind="stable"), min(count, len(lengths)))
+        return np.array_split(np.argsort(-lengths, kind="stable"), min(largest_of_processes(needed), len(lengths)))
 
     # Evaluation
 

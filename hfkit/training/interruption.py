@@ -4,13 +4,12 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from hfkit.core.compat import determine_best_metric
 from hfkit.core.console import say
-from hfkit.core.device import random_state, restore_random_state, wait_for_everyone
+from hfkit.core.device import largest_of_processes, random_state, restore_random_state, wait_for_everyone
 from hfkit.core.interrupts import agree, defer_signals, interruption, requested
 from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.training.checkpoints import checkpoint_fault
@@ -83,11 +82,9 @@ class SaveOnSignal(TrainerCallback):
 
 def agree_on_signal() -> bool:
     """Return whether any process of this launch got a signal; every process must call this."""
-    number, state = requested() or 0, PartialState()
-    if state.num_processes > 1:
-        number = int(gather(torch.tensor([number], device=state.device)).max())
-        if number:
-            agree(number)
+    number = requested() or 0
+    if PartialState().num_processes > 1 and (number := largest_of_processes(number)):
+        agree(number)
     return number > 0
 
 

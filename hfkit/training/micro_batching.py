@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hfkit.core.compat_logged import logged_counts, weigh_logged
 from hfkit.core.compat_trl import averages_router_loss
+from hfkit.core.device import largest_of_processes
 from hfkit.core.kept_logs import KeepsLogs
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
@@ -160,8 +161,7 @@ class MicroBatching(KeepsLogs, Trainer):
         parts = micro_batches(*options)
         if self.accelerator.num_processes == 1:
             return parts
-        count = torch.tensor([len(parts)], device=self.args.device)
-        return micro_batches(*options, count=int(self.accelerator.gather(count).max()))
+        return micro_batches(*options, count=largest_of_processes(len(parts)))
 
     # Evaluation
 

@@ -282,6 +282,8 @@ def test_without_a_chat_template_the_prompt_is_the_text(tokenizer):
     try:
         tokenizer.chat_template = None
         assert conversation.encode(tokenizer, Settings(), None)[0] == tokenizer("Ann likes").input_ids
+        with pytest.raises(HfkitError, match="the message is empty"):
+            Conversation([{"role": "user", "content": ""}]).encode(tokenizer, Settings(), None)
         with pytest.raises(HfkitError, match="no chat template, so it cannot use a system prompt"):
             conversation.encode(tokenizer, Settings(system="Be brief."), None)
     finally:

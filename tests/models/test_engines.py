@@ -11,7 +11,7 @@ from small_models import PROMPTS, model_of
 from hfkit.config.fields import EngineName
 from hfkit.core.errors import HfkitError
 from hfkit.models.engine_support import engine_fault
-from hfkit.models.engines import CACHE_STEP, ENGINES, ContinuousEngine, StaticEngine, make_engine
+from hfkit.models.engines import CACHE_STEP, ENGINES, ContinuousEngine, StaticEngine
 from hfkit.models.generation import generate_replies, likelihoods
 
 OTHERS = [name for name in ENGINES if name != "generate"]
@@ -41,7 +41,7 @@ def test_greedy_replies_are_those_of_generate(uncompiled, tokenizer, name, famil
     expected = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stop_token_ids, batch_size=2)
     assert len({*map(len, expected)}) > 1
     before = torch.get_rng_state()
-    engine = make_engine(name, model, tokenizer)
+    engine = ENGINES[name](model, tokenizer)
     for _ in range(2):  # the second time reuses the first cache
         assert generate_replies(model, tokenizer, PROMPTS, LIMIT, 0, 0, 2, stop_token_ids, engine=engine) == expected
     assert torch.equal(torch.get_rng_state(), before)
@@ -52,7 +52,7 @@ def test_a_static_cache_holds_what_autocast_computes_over_a_base_in_float32(unco
     model = model_of("llama", len(tokenizer))
     made = {}
     for name in ("generate", "static"):
-        engine = make_engine(name, model, tokenizer, bf16=True)
+        engine = ENGINES[name](model, tokenizer, bf16=True)
         made[name] = generate_replies(model, tokenizer, PROMPTS, LIMIT, 0, 0, 2, [1], engine=engine)
     assert made["static"] == made["generate"]
 
@@ -81,7 +81,7 @@ def test_replies_are_drawn_by_the_probabilities_at_the_temperature(uncompiled, t
     """The mean log-probability of drawn tokens is minus the entropy; top-k or another temperature changes it."""
     model, prompts = model_of("llama", len(tokenizer), spread=0.35), PROMPTS * 40
     model.generation_config.top_k = model.generation_config.repetition_penalty = 3
-    engine = make_engine(name, model, tokenizer)
+    engine = ENGINES[name](model, tokenizer)
     limits = (6, temperature, 1, 50, [tokenizer.eos_token_id])
     replies = generate_replies(model, tokenizer, prompts, *limits, engine=engine)
     found = likelihoods(model, tokenizer, prompts, replies, temperature)
@@ -96,7 +96,7 @@ def test_replies_are_drawn_by_the_probabilities_at_the_temperature(uncompiled, t
 @pytest.mark.parametrize("name", mostly_slow(ENGINES, ["generate"]))
 def test_a_seed_reproduces_replies(uncompiled, tokenizer, name):
     model = model_of("llama", len(tokenizer))
-    engine = make_engine(name, model, tokenizer)
+    engine = ENGINES[name](model, tokenizer)
     limits = (9, 1.0, 3, [tokenizer.eos_token_id])
     first, again, other = (
         generate_replies(model, tokenizer, PROMPTS, *limits[:2], seed, *limits[2:], engine=engine) for seed in (0, 0, 1)
@@ -110,7 +110,7 @@ def test_a_seed_reproduces_replies(uncompiled, tokenizer, name):
 def test_an_engine_samples_with_the_current_weights(uncompiled, tokenizer, name):
     model, other = (model_of("llama", len(tokenizer), seed=seed) for seed in (0, 1))
     expected = [generate_replies(one, tokenizer, PROMPTS, 9) for one in (model, other)]
-    engine = make_engine(name, model, tokenizer)
+    engine = ENGINES[name](model, tokenizer)
     replies = [engine.sample(PROMPTS, 9, 0.0, 5)]
     engine.release()
     model.load_state_dict(other.state_dict())

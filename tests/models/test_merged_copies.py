@@ -8,7 +8,7 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
 from small_models import PROMPTS
 
-from hfkit.models.engines import make_engine
+from hfkit.models.engines import GenerateEngine
 from hfkit.models.generation import generate_replies
 from hfkit.models.loading import load_base
 from hfkit.models.merged_copies import MergedCopies, can_merge
@@ -48,7 +48,8 @@ def test_greedy_replies_are_those_of_the_model_that_peft_merges(policy, tokenize
         with torch.no_grad():
             merged.get_submodule(name.removeprefix("base_model.model.").removesuffix(".base_layer")).weight.copy_(exact)
     expected = generate_replies(merged, tokenizer, PROMPTS, 20, stop_token_ids=[1])
-    engine = make_engine("generate", policy, tokenizer, MergedCopies(policy))
+    engine = GenerateEngine(policy, tokenizer, MergedCopies(policy))
+    engine.sync()
     assert generate_replies(policy, tokenizer, PROMPTS, 20, stop_token_ids=[1], engine=engine) == expected
     with policy.disable_adapter():
         assert generate_replies(policy, tokenizer, PROMPTS, 20, stop_token_ids=[1]) != expected

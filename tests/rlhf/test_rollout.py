@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from hfkit.models.engines import GenerateEngine, make_engine
+from hfkit.models.engines import GenerateEngine
 from hfkit.models.loading import load_policy
 from hfkit.models.merged_copies import MergedCopies, can_merge
 from hfkit.models.tokenizers import load_tokenizer
@@ -124,7 +124,8 @@ def test_replies_are_sampled_with_the_adapter_merged_and_the_base_is_left_as_it_
     sampled = []
     for merge in (True, False):
         torch.manual_seed(0)
-        engine = make_engine("generate", policy, tokenizer, MergedCopies(policy) if merge else None)
+        engine = GenerateEngine(policy, tokenizer, MergedCopies(policy) if merge else None)
+        engine.sync()
         sampled.append(engine.sample(prompts, 12, 1.0, 2, [tokenizer.eos_token_id]))
     assert sampled[0] == sampled[1]
     assert torch.equal(policy(**inputs).logits, adapted)
@@ -143,7 +144,8 @@ def test_under_bf16_replies_are_sampled_under_the_merge_in_bfloat16(sft_dir, dty
             lambda module, *_: computed.add((module.weight.dtype, torch.is_autocast_enabled("cpu")))
         ),
     ]
-    engine = make_engine("generate", policy, tokenizer, MergedCopies(policy, True), True)
+    engine = GenerateEngine(policy, tokenizer, MergedCopies(policy, True), bf16=True)
+    engine.sync()
     assert engine.name == "transformers.generate, bf16, adapter merged"
     prompts = [tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]
     assert all(engine.sample(prompts, 12, 1.0, 2, [tokenizer.eos_token_id]))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from hfkit.core.errors import HfkitError
-from hfkit.rlhf import PPOArguments, PPOTrainer
+from hfkit.rlhf import GRPOArguments, PPOArguments, PPOTrainer
 
 WITHOUT_TRL = """
 import json, sys
@@ -105,3 +105,24 @@ def test_a_reference_that_is_the_policy_is_refused(tokenizer, tmp_path):
     policy, _, value = models("llama", lora=True)
     with pytest.raises(HfkitError, match="ref_model is the same object as model"):
         small_trainer(tokenizer, tmp_path, [policy, policy, value])
+
+
+def test_a_schedule_gets_its_settings(tokenizer, tmp_path):
+    settings = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.5}, "max_steps": 4}
+    trainer = small_trainer(tokenizer, tmp_path, models("llama", lora=True), **settings)
+    policy, _ = trainer.lr_scheduler.lr_lambdas
+    assert [policy(0), policy(4)] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("arguments_class", [PPOArguments, GRPOArguments])
+@pytest.mark.parametrize(
+    ("given", "metric", "rises"),
+    [
+        ({}, "eval_reward", True),
+        ({"metric_for_best_model": "kl"}, "eval_kl", False),
+        ({"metric_for_best_model": "eval_length", "greater_is_better": False}, "eval_length", False),
+    ],
+)
+def test_the_best_metric_has_its_name_and_direction(arguments_class, given, metric, rises, tmp_path):
+    args = arguments_class(output_dir=str(tmp_path), use_cpu=True, bf16=False, **given)
+    assert (args.metric_for_best_model, args.greater_is_better) == (metric, rises)

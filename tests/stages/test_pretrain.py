@@ -43,7 +43,9 @@ def test_the_loss_falls(base_dir):
 @pytest.mark.any_device
 def test_held_out_loss_perplexity_and_bits_per_byte_agree(run_stage, tmp_path, capsys):
     changes = {"test_split_size": 24, "eval_strategy": "steps", "eval_steps": 6}
-    folder = run_stage("pretrain", tmp_path / "out", **changes, sample_prompts=["Ann\x1b[2J likes"], sample_length=3)
+    folder = run_stage(
+        "pretrain", tmp_path / "out", **changes, sample_prompts=["Ann\x1b[2J likes", ""], sample_length=3
+    )
     metrics, split = read_record(folder)["metrics"], read_record(folder)["data"]["test"]
     assert metrics["eval_perplexity"] == pytest.approx(math.exp(metrics["eval_loss"]))
     assert (split["rows"], split["kept"]) == (24, 24)
@@ -52,7 +54,8 @@ def test_held_out_loss_perplexity_and_bits_per_byte_agree(run_stage, tmp_path, c
     bits = metrics["eval_loss"] / math.log(2) * split["tokens"] / 24 / bytes_a_row
     assert metrics["eval_bits_per_byte"] == pytest.approx(bits, rel=0.05)
     assert [row["step"] for row in read_metrics(folder) if "eval_loss" in row] == [6, 12]
-    assert capsys.readouterr().out.count(r"  > Ann\x1b[2J likes") == 2
+    printed = capsys.readouterr().out
+    assert (printed.count("  > "), printed.count(r"  > Ann\x1b[2J likes")) == (4, 2)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from hfkit.core.errors import ConfigError
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
+from hfkit.training.arguments import trainer_arguments
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "test_split_size": 4, "save_total_limit": 9}
 # the loss falls, so that the highest is that of the first evaluation
@@ -91,3 +92,10 @@ def test_a_perplexity_is_best_where_it_is_lowest(run_stage, tmp_path):
     found = {row["step"]: row["eval_perplexity"] for row in read_metrics(folder) if row.get("eval_perplexity")}
     state = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())
     assert read_record(folder)["best_step"] == min(found, key=found.get) == state["best_global_step"]
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("loss", "min"), ("accuracy", "max")])
+def test_a_schedule_that_follows_a_metric_knows_where_it_is_best(config_of, tmp_path, metric, mode):
+    settings = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"factor": 0.5}}
+    config = config_of("reward", tmp_path / "out", **EVALUATED, **settings, metric_for_best_model=metric)
+    assert trainer_arguments(config).lr_scheduler_kwargs == {"mode": mode, "factor": 0.5}

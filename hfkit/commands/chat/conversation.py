@@ -75,12 +75,14 @@ def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Messages, syst
     """Return the token ids of messages below a system prompt; without a chat template, those of the last message.
 
     Raises:
-        HfkitError: the template rejects the messages, or there is a system prompt but no template.
+        HfkitError: the template rejects the messages; or without one, there is a system prompt, or no text.
     """
     if not tokenizer.chat_template:
         if system:
             raise HfkitError("the model has no chat template, so it cannot use a system prompt: remove it with /system")
-        return encode_prompt(tokenizer, messages[-1]["content"])
+        if ids := encode_prompt(tokenizer, messages[-1]["content"]):
+            return ids
+        raise HfkitError("the message is empty, and no chat template begins a response to it: write a text")
     head = [{"role": "system", "content": system}] if system else []
     try:
         return encode_prompt(tokenizer, head + messages)

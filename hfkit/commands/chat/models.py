@@ -32,7 +32,7 @@ from hfkit.models.tokenizers import read_tokenizer, variables_fault
 from hfkit.records.base import same_base
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
-from hfkit.stages.checks.models import path_problems, weights_problems
+from hfkit.stages.checks.models import MODEL_CONFIGS, path_problems, weights_problems
 from hfkit.training.checkpoints import checkpoints_in
 
 BASE_NAME = "base"  # the name of a base without adapter
@@ -215,14 +215,13 @@ def require_language_model(path: str, revision: str = "main") -> None:
     """Raise HfkitError if a path cannot be a language model, such as a tokenizer or a reward model."""
     problems = path_problems("model", path)
     if problems:
-        names = ("config.json", ADAPTER_CONFIG)
-        saved = (one for one in checkpoints_in(Path(path)) if any((one / name).is_file() for name in names))
+        saved = (one for one in checkpoints_in(Path(path)) if any((one / name).is_file() for name in MODEL_CONFIGS))
         newest = next(saved, None)
         raise HfkitError(f"{path}: {problems[0].remedy}{f', or name its checkpoint: {newest}' if newest else ''}")
     if output_of(path) == "tokenizer":
         stages = [f"`hfkit {name}`" for name, other in STAGES.items() if other.makes in LANGUAGE_MODELS]
         raise HfkitError(f"{path} is a tokenizer: name a model made by {' or '.join(stages)}")
-    if Path(path).is_dir() and not any(find_file(path, name) for name in ("config.json", ADAPTER_CONFIG)):
+    if Path(path).is_dir() and not any(find_file(path, name) for name in MODEL_CONFIGS):
         folders = [record.parent for record in sorted(Path(path).glob(f"*/{RECORD}"))]
         runs = [str(folder) for folder in folders if output_of(folder) in LANGUAGE_MODELS]
         hint = f"name one of its runs: {', '.join(runs)}" if runs else f"it has no config.json or {ADAPTER_CONFIG}"

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 from peft import LoraConfig, PeftType
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import GENERATION_CONFIG_NAME
@@ -18,6 +17,7 @@ from hfkit.core.hub_files import LOADED_FILES, matches
 from hfkit.hub.model_files import list_files
 from hfkit.models.adapter_shape import on_meta
 from hfkit.models.adapter_support import base_change, require_supported
+from hfkit.models.adapters import ADAPTER_WEIGHTS, PREFIX
 from hfkit.models.model_config import context_tokens, read_config
 from hfkit.models.multimodal import is_text_model_of, stored_names
 from hfkit.records.base import require_own_base
@@ -31,8 +31,6 @@ NOT_SERVED = (
     *("rank_pattern", "alpha_pattern", "lora_bias", "alora_invocation_tokens", "use_bdlora", "use_qalora"),
 )
 """Settings of an adapter that vLLM rejects or ignores, at least in one of the versions 0.26 to 0.33."""
-PEFT_PREFIX = "base_model.model."
-"""Precedes the name of the adapted layer in an adapter's weights."""
 VLLM_README = """## Serve with vLLM
 
 In this folder:
@@ -112,9 +110,9 @@ def name_as_base(source: Source, folder: Path) -> None:
     vLLM loads a multimodal base as a whole, and ignores an adapter's weights with other names.
     """
     text_model = on_meta(read_config(source.base, source.base_revision), AutoModelForCausalLM)
-    stored, file = stored_names(text_model, source.base, source.base_revision), folder / SAFETENSORS_WEIGHTS_NAME
+    stored, file = stored_names(text_model, source.base, source.base_revision), folder / ADAPTER_WEIGHTS
     weights = load_file(file)
-    renamed = {PEFT_PREFIX + stored(name.removeprefix(PEFT_PREFIX)): weight for name, weight in weights.items()}
+    renamed = {PREFIX + stored(name.removeprefix(PREFIX)): weight for name, weight in weights.items()}
     save_file(renamed, file, metadata={"format": "pt"})
 
 

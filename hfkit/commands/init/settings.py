@@ -8,6 +8,7 @@ import numpy as np
 from hfkit.commands.init.sources import SampledSource
 from hfkit.config.registry import STAGES
 from hfkit.data.forms import FORMS
+from hfkit.models.micro_batches import round_up
 
 PERCENTILE = 95
 """Percentile of the lengths that sets the longest row; longer rows are truncated or dropped."""
@@ -82,11 +83,11 @@ def length_settings(
     settings, room = {}, limits.context
     if STAGES[stage].samples_replies:
         why = f"{PERCENTILE}% of the responses have at most {percentile(replies)} tokens" if replies else ""
-        longest = rounded_up(percentile(replies), 16) if replies else DEFAULT_RESPONSE
+        longest = round_up(percentile(replies), 16) if replies else DEFAULT_RESPONSE
         response = min(longest, limits.of(LONGEST_RESPONSE), (room or longest * 2) // 2)
         settings["response_length"] = Setting(response, why)
         room = room and room - response
-    longest = rounded_up(usual, 64)
+    longest = round_up(usual, 64)
     if room and longest > room:
         longest, why = room, f"{PERCENTILE}% of the rows have at most {usual} tokens; the model's context allows {room}"
     else:
@@ -105,11 +106,6 @@ def length_settings(
 def percentile(lengths: list[int]) -> int:
     """Return the length that `PERCENTILE` percent of the rows do not exceed."""
     return int(np.percentile(lengths, PERCENTILE, method="higher"))
-
-
-def rounded_up(number: int, step: int) -> int:
-    """Return the next multiple of `step`."""
-    return ceil(number / step) * step
 
 
 def batch_settings(stage: str, rows: int, limits: Limits) -> StageSettings:

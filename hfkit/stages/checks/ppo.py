@@ -25,7 +25,11 @@ BATCH_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 def ppo_problems(config: PPOConfig) -> list[Problem]:
     """Return every problem of PPO's own fields."""
-    rules = [(config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0")]
+    plateau = "PPO's schedule follows its updates, not a metric: set linear, cosine or another"
+    rules = [
+        (config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0"),
+        (config.lr_scheduler_type == "reduce_lr_on_plateau", "lr_scheduler_type", plateau),
+    ]
     rules += batch_rules(config) + penalty_rules(config)
     problems = [*precision_problems(config), *broken_rules(config, rules)]
     problems += vllm_problems(config, find_model_config(config))

@@ -19,7 +19,7 @@ from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.planned_stage import PlannedStage
 from hfkit.training.memory.processes import ALONE, Launch
-from hfkit.training.memory.rows import joins_rows, micro_batch_tokens, row_length, shared_tokens
+from hfkit.training.memory.rows import joins_rows, micro_batch_tokens, shared_tokens
 from hfkit.training.memory.shapes import roles_of
 from hfkit.training.micro_batching import has_entropy_term
 
@@ -95,8 +95,8 @@ def possible_tokens(stage: PlannedStage, launch: Launch = ALONE) -> list[int]:
 
     FSDP2 gathers the weights for each micro-batch, so that smaller ones would take more time to communicate.
     """
-    row, most = stage.replies * row_length(stage.spec, stage.config), shared_tokens(*args_of(stage))
-    first = tokens = micro_batch_tokens(*args_of(stage))
+    row, most = stage.replies * stage.row_length, shared_tokens(stage.spec, stage.config, stage.replies)
+    first = tokens = micro_batch_tokens(stage.spec, stage.config, stage.replies)
     found = {first}
     while tokens < most:
         tokens = min(2 * tokens, most)
@@ -123,8 +123,3 @@ def time_per_token(stage: PlannedStage, tokens: int, recomputes: bool) -> float:
 def with_tokens(stage: PlannedStage, tokens: int) -> PlannedStage:
     """Return a stage with `max_tokens_per_micro_batch` set."""
     return replace(stage, config=replace(stage.config, max_tokens_per_micro_batch=tokens))
-
-
-def args_of(stage: PlannedStage) -> tuple:
-    """Return what the functions of `rows.py` take."""
-    return stage.spec, stage.config, stage.replies
