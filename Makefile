@@ -36,7 +36,7 @@ test-docs: $(VENV)/installed
 	$(BIN)/python -m pytest -m docs -n 2 --dist load
 
 test-gpu: $(VENV)/installed
-	HFKIT_TEST_GPU=1 $(BIN)/python -m pytest -m "gpu or (any_device and not slow)"
+	HFKIT_TEST_GPU=1 $(BIN)/python -m pytest -m "gpu or any_device"
 
 # The newest releases that pyproject.toml allows, in place of those of constraints.txt; each call upgrades them.
 test-latest:

@@ -64,7 +64,7 @@ def plan(asked: argparse.Namespace, folder: Path) -> list[Row]:
     launches = [f"tests/stages/test_{name}_on_a_gpu.py" for name in ("launches", "deepspeed")]
     rows = [
         Row("tests of the GPU", 300, (*tests, "-m", "gpu", "tests", *(f"--ignore={file}" for file in launches))),
-        Row("kill and resume", 180, (*tests, "-m", "any_device", *resume)),
+        Row("kill and resume", 180, (*tests, *resume)),
     ]
 
     def make(shape: str, seconds: int) -> None:

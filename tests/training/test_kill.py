@@ -66,7 +66,6 @@ def kill_in_a_save(process, folder: Path, checkpoint: str) -> None:
     process.kill()
 
 
-@pytest.mark.slow
 @pytest.mark.any_device
 def test_killed_in_a_save_sft_goes_on_to_the_same_weights(start, undisturbed, tmp_path):
     folder, (whole, _) = tmp_path / "sft", undisturbed("sft")
