@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from hfkit.core.console import warn
@@ -34,8 +35,9 @@ STEADY = {"equal": ("frac_reward_zero_std", 1.0), "constant": ("objective/scores
 
 
 def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of each metric."""
-    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    """Return the mean of each metric over the rows that have it: updates that warm up the value model lack some."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: fmean(row[name] for row in rows if name in row) for name in names}
 
 
 @dataclass

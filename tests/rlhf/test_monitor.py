@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hfkit.rlhf.monitor import WINDOW, TrainingMonitor, repetition_share
+from hfkit.rlhf.monitor import WINDOW, TrainingMonitor, mean_metrics, repetition_share
 
 HEALTHY = {
     "objective/kl": 1.0,
@@ -124,3 +124,8 @@ def test_rewards_without_differences_are_reported_and_do_not_stop_the_run(equal,
 )
 def test_repetition_is_the_share_of_three_token_runs_that_were_there_before(reply, share):
     assert repetition_share(reply) == pytest.approx(share)
+
+
+def test_a_metric_that_warmup_lacks_is_a_mean_of_the_updates_that_have_it():
+    rows = [{"reward": 1.0}, {"reward": 2.0, "loss/ptx": 5.0}, {"reward": 3.0, "loss/ptx": 7.0}]
+    assert mean_metrics(rows) == {"reward": 2.0, "loss/ptx": 6.0}
