@@ -6,6 +6,8 @@
 from importlib import import_module
 from typing import Any
 
+from hfkit.core.unwrap import without_adapter
+
 
 class OwnRollouts:
     """A mixin for TRL's GRPOTrainer and RLOOTrainer: takes prompts as token ids, and calls hfkit's methods.
@@ -97,7 +99,7 @@ def prepare_reference(model: Any, temperature: float, in_float32: bool) -> None:
     """
     add_head = getattr(import_module("trl.trainer.utils"), "add_fused_lm_head", None)
     if add_head is not None:
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = without_adapter(model)
         add_head(base, temperature=temperature, cast_lm_head_to_fp32=in_float32)
 
 

@@ -8,6 +8,8 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from hfkit.core.unwrap import without_adapter
+
 
 class EncodedRows:
     """A mixin for a trainer of TRL that gets encoded rows.
@@ -89,7 +91,7 @@ def accept_adapted_reference(trainer_class: type):
     if add_head is not None:
 
         def add_to_base(model, **options):
-            add_head(model.get_base_model() if hasattr(model, "get_base_model") else model, **options)
+            add_head(without_adapter(model), **options)
 
         module.add_fused_lm_head = add_to_base
     try:

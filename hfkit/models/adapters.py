@@ -13,6 +13,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from hfkit.core.errors import HfkitError, MissingFileError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
+from hfkit.core.unwrap import without_adapter
 from hfkit.models.adapter_shape import CLASSIFIER_HEADS
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.multimodal import describe_multimodal
@@ -150,7 +151,7 @@ def require_same_base_weights(model: torch.nn.Module, source: Source, weights: d
     Raises:
         HfkitError: one of them was trained, so the adapter needs another base than its config names.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = without_adapter(model)
     named = [(name, one) for name, one in base.named_parameters() if not any(part in name for part in ADAPTED)]
     parameters = {name.replace(".base_layer.", "."): parameter for name, parameter in named}
     whole = (*(source.adapter.get("modules_to_save") or ()), *CLASSIFIER_HEADS)
@@ -197,11 +198,6 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     if hasattr(merged, "score"):
         merged.score.to(merged.dtype)  # a model has one dtype when saved and loaded
     return merged
-
-
-def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Return the Transformers model without PEFT's wrapper; LoRA layers stay in it."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def untie_output_head(model: PeftModel) -> None:

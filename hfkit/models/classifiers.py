@@ -17,6 +17,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from hfkit.core.compat_sharding import whole_models
+from hfkit.core.unwrap import without_adapter
 from hfkit.models.generation import CACHE_NAME
 
 
@@ -71,7 +72,7 @@ def describe_generic(model: torch.nn.Module) -> dict:
     Returns:
         {"generic_classifier": its name, base_model_prefix, and the modules and names of its base and its config}.
     """
-    classifier = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    classifier = type(without_adapter(model))
     if not is_generic(classifier):
         return {}
     classes = {"base": classifier.__bases__[1], "config": classifier.config_class}

@@ -10,8 +10,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.core.console import warn
+from hfkit.core.unwrap import without_adapter
 from hfkit.data.turn_end import turn_end
-from hfkit.models.adapters import without_adapter
 from hfkit.models.zero import whole
 from hfkit.records.source import Source
 

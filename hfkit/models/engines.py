@@ -16,6 +16,7 @@ from transformers import (
 
 from hfkit.core.compat import compile_everywhere, page_tokens, without_autocast_wrapper
 from hfkit.core.device import keep_random_state
+from hfkit.core.unwrap import without_adapter
 from hfkit.data.chat_template import turn_end_ids
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.generation import (
@@ -172,7 +173,7 @@ class ContinuousEngine(GenerateEngine):
             EngineError: Transformers failed to sample.
         """
         seed = int(torch.randint(2**31, ()))  # from the global generator, which Transformers then reseeds
-        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        base = without_adapter(self.model)
         config = sampling_config(self.tokenizer, length, temperature, stop_token_ids)
         tokens = max(map(len, prompts)) + length
         with keep_random_state(self.model.device), without_autocast_wrapper(base):

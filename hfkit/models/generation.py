@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from hfkit.core.compat import cache_name
 from hfkit.core.device import keep_random_state
+from hfkit.core.unwrap import without_adapter
 from hfkit.data.chat_template import turn_end_ids
 from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import batches_by_length, call_tokens
@@ -183,9 +184,7 @@ def without_generation_defaults(model: PreTrainedModel | PeftModel):
 
 def set_generation_config(model: PreTrainedModel | PeftModel, config: GenerationConfig) -> None:
     """Set a generation config on a model and, under an adapter, on its base, which generates."""
-    model.generation_config = config
-    if hasattr(model, "get_base_model"):
-        model.get_base_model().generation_config = config
+    model.generation_config = without_adapter(model).generation_config = config
 
 
 def stop_ids(config: GenerationConfig, tokenizer) -> list[int]:

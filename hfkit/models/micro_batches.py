@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from hfkit.core.unwrap import without_adapter
 from hfkit.models.zero import parameter_count
 
 BLOCK = 256
@@ -24,7 +25,7 @@ def call_tokens(model: PreTrainedModel | PeftModel) -> int:
     """
     if model.device.type == "cpu":
         return CALL_ON_CPU
-    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    whole = without_adapter(model)
     return gpu_call_tokens(whole.config.get_text_config(decoder=True).num_hidden_layers, parameter_count(whole))
 
 

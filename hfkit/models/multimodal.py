@@ -17,6 +17,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.utils import CONFIG_NAME
 
+from hfkit.core.unwrap import without_adapter
 from hfkit.records.source import folder_of, read_json
 
 
@@ -88,7 +89,7 @@ def describe_multimodal(model: PreTrainedModel | PeftModel) -> dict:
         {"multimodal": "whole"}, or "text" for an adapter on its text model. If `AutoModelForCausalLM` does not know the
         class of the whole model: also {"registered": the modules and names of its config and class}.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = without_adapter(model)
     config = base.config
     if config.get_text_config() is not config:
         reads_images = type(base) is MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)  # else a classifier

@@ -9,7 +9,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from hfkit.models.adapters import ADAPTED, without_adapter
+from hfkit.core.unwrap import without_adapter
+from hfkit.models.adapters import ADAPTED
 from hfkit.models.merged_copies import MergedCopies, can_merge, matrix_shape
 from hfkit.models.multimodal import stored_names
 from hfkit.models.quantization import quantized_layers

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from hfkit.core.device import keep_random_state
+from hfkit.core.unwrap import without_adapter
 from hfkit.models.zero import gathers_head, has_partitioned_head, whole_head
 
 Scaling = tuple[float, float | None]
@@ -50,7 +51,7 @@ def causal_model(model: torch.nn.Module) -> PreTrainedModel:
     """Return the Transformers model without DistributedDataParallel; LoRA layers stay in it."""
     if not isinstance(model, PreTrainedModel | PeftModel):  # accelerate parses the metadata of packages at each call
         model = extract_model_from_parallel(model)
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return without_adapter(model)
 
 
 def head_of(model: torch.nn.Module, ids: torch.Tensor) -> Head | None:

@@ -7,6 +7,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.core.errors import HfkitError
+from hfkit.core.unwrap import without_adapter
 from hfkit.data.chat_template import encode_replies, encode_sampled
 from hfkit.data.messages import Messages, RenderError, tools_of
 from hfkit.data.rendering import variables_of
@@ -68,7 +69,7 @@ class RewardModel:
     def score_ids(self, rows: list[list[int]], batch_size: int = 16) -> torch.Tensor:
         """Return rewards of rendered conversations, each a list of token ids; float32 (N,) on the CPU."""
         rewards, lengths = torch.zeros(len(rows)), [*map(len, rows)]
-        classifier = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        classifier = without_adapter(self.model)
         backbone, device = classifier.base_model, self.model.device
         for indices in batches_by_length(lengths, batch_size, call_tokens(self.model)):
             sequences = [sequence_of([rows[index]]) for index in indices]

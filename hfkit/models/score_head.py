@@ -6,6 +6,8 @@ bfloat16 resolves a reward of 3.4 to 0.016, and an update of 3e-6 does not chang
 import torch
 from transformers import PreTrainedModel
 
+from hfkit.core.unwrap import without_adapter
+
 
 class ScoreHead(torch.nn.Linear):
     """A linear layer that computes in float32 (float64 if its weights are), even under autocast."""
@@ -19,7 +21,7 @@ class ScoreHead(torch.nn.Linear):
 
 def compute_head_in_float32(model: torch.nn.Module) -> torch.nn.Module:
     """Make the `score` head of a model, if it has one, compute in float32; return the model."""
-    classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
+    classifier = without_adapter(model)
     head = getattr(classifier, "score", None)
     for module in head.modules() if head is not None else ():
         if type(module) is torch.nn.Linear:  # under an adapter there are two: the base's and the trained one

@@ -8,6 +8,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 
 from hfkit.core.errors import ConfigError, Problem
+from hfkit.core.unwrap import without_adapter
 from hfkit.models.generation import ROUTER_LOSS
 
 ROUTER_KEY = "router_aux_loss_coef"
@@ -24,7 +25,7 @@ def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
     Raises:
         ConfigError: a setting in `config.extra` requests a loss that the model cannot compute.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = without_adapter(model)
     arguments = router_arguments(model, config)
     if fits_fused_head(base, is_mixture(base) and arguments.get(ROUTER_KEY, config.extra.get(ROUTER_KEY)) != 0):
         return arguments
@@ -50,7 +51,7 @@ def router_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
     Raises:
         ConfigError: `config.extra` requests the router loss of a model that has none.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = without_adapter(model)
     if has_router_loss(base):
         return {}
     if coefficient := config.extra.get(ROUTER_KEY):

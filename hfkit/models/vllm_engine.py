@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hfkit.core.console import is_main_process
 from hfkit.core.device import device, keep_random_state
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.unwrap import without_adapter
 from hfkit.data.chat_template import turn_end_ids
-from hfkit.models.adapters import without_adapter
 from hfkit.models.engine_errors import EngineError, agree_on_failure
 from hfkit.models.generation import up_to_stop
 from hfkit.models.named_weights import NamedWeight, named_weights, naming_fault

@@ -7,7 +7,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from hfkit.models.adapters import without_adapter
+from hfkit.core.unwrap import without_adapter
 from hfkit.models.dropout import turn_off_dropout
 from hfkit.models.token_predictions import logprob_and_entropy, measure_predictions, to_float32
 from hfkit.rlhf.batch import Tokens

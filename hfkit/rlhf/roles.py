@@ -9,9 +9,10 @@ from transformers import PreTrainedModel
 from hfkit.config.online import OnlineConfig
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say
+from hfkit.core.unwrap import without_adapter
 from hfkit.models.adapter_shape import fit_to_model, lora_config
 from hfkit.models.adapter_support import require_supported
-from hfkit.models.adapters import ADAPTED, load_adapter, without_adapter
+from hfkit.models.adapters import ADAPTED, load_adapter
 from hfkit.models.loading import (
     add_trainable_adapter,
     device_to_shard_from,

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from hfkit.core.console import say
 from hfkit.core.device import free_memory, keep_random_state
 from hfkit.core.interrupts import droppable
-from hfkit.models.adapters import without_adapter
+from hfkit.core.unwrap import without_adapter
 from hfkit.models.engine_errors import agree_on_failure
 from hfkit.models.engines import ENGINES
 from hfkit.models.generation import Engine

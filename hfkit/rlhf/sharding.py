@@ -17,8 +17,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hfkit.core.console import is_main_process
+from hfkit.core.unwrap import without_adapter
 from hfkit.models.score_head import compute_head_in_float32
-from hfkit.rlhf.forward import Model, without_adapter
+from hfkit.rlhf.forward import Model
 from hfkit.training.sharding import gathered
 
 IN_BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)

@@ -12,6 +12,7 @@ from hfkit.config.stages import SFTConfig
 from hfkit.core.compat_trl import ignores_adapted_head
 from hfkit.core.errors import ConfigError, HfkitError, Problem, kind_of_error
 from hfkit.core.launch import shards_with_fsdp
+from hfkit.core.unwrap import without_adapter
 from hfkit.models.adapter_shape import HEADS
 from hfkit.models.classifiers import has_classifier
 from hfkit.models.fitting import adapter_on_meta, model_on_meta, require_fitting
@@ -66,7 +67,7 @@ def checkpoint_problems(config) -> list[Problem]:
 
 def has_lora_on_head(model) -> bool:
     """Return whether the output head of a model has an adapter; a copy that is trained in full is none."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = without_adapter(model)
     return isinstance(base.get_output_embeddings(), BaseTunerLayer)
 
 
