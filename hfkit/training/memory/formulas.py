@@ -230,9 +230,8 @@ def backward_bytes(decoder: Decoder, run: Pass, largest: int) -> int:
 
 
 def inference_bytes(decoder: Decoder, run: Pass) -> int:
-    """Return the bytes of a layer without a backward: the stream, its norm, and three tensors inside the MLP, or four
-    with LoRA, whose update is scaled before it is added."""
-    return run.tokens * (3 * decoder.hidden * run.stream + (4 if run.adapter else 3) * decoder.mlp * run.inner)
+    """Return the bytes of a layer without a backward: the stream, its norm, and three tensors inside the MLP."""
+    return run.tokens * (3 * decoder.hidden * run.stream + 3 * decoder.mlp * run.inner)
 
 
 def cache_bytes(decoder: Decoder, run: Pass) -> int:

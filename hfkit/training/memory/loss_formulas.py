@@ -30,9 +30,10 @@ def preference_loss_bytes(decoder: Decoder, run: Pass) -> int:
 
 def reference_bytes(decoder: Decoder, run: Pass) -> int:
     """Return the bytes of log-probabilities without gradients: logits in fp32, also in 16 bits where the head computes
-    in them, and the exponentials of a row."""
+    in them, and the exponentials of a row; or a layer, with a fourth tensor inside the MLP: LoRA scaled."""
+    layer = inference_bytes(decoder, run) + (run.tokens * decoder.mlp * run.inner if run.adapter else 0)
     logits = run.tokens * (FP32 + (BF16 if run.inner == BF16 else 0)) + run.length * FP32
-    return max(inference_bytes(decoder, run), logits * decoder.vocab)
+    return max(layer, logits * decoder.vocab)
 
 
 def fused_head_bytes(decoder: Decoder, run: Pass, tokens: int, tile: tuple[int, int]) -> int:
