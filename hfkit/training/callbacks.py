@@ -162,9 +162,10 @@ class Samples(TrainerCallback):
         autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=args.bf16)  # as in training
         with keep_random_state(model.device), torch.no_grad(), autocast:
             for prompt in self.prompts:
-                text = prompt or self.tokenizer.eos_token  # after which the next document begins
-                inputs = self.tokenizer(text, return_tensors="pt", return_token_type_ids=False).to(model.device)
+                # a document begins after the end of another
+                start = self.tokenizer(prompt).input_ids or [self.tokenizer.eos_token_id]
+                inputs = torch.tensor([start], device=model.device)
                 options = {"max_new_tokens": self.length, "do_sample": False, "pad_token_id": pad}
-                ids = model.generate(**inputs, **options, synced_gpus=together)
+                ids = model.generate(inputs, attention_mask=torch.ones_like(inputs), **options, synced_gpus=together)
                 say("  > " + printable_line(self.tokenizer.decode(ids[0], skip_special_tokens=True)))
         model.train(was_training)

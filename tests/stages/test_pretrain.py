@@ -1,20 +1,25 @@
 """The pretraining stage: it learns, logs bits per byte, and its loss does not depend on the shape of the batch."""
 
+import copy
 import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from small_models import model_of
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
 
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data.rendering import template_kwargs
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
+from hfkit.training.callbacks import Samples
 
 
 @pytest.mark.any_device
@@ -133,3 +138,17 @@ def test_variables_of_the_chat_template_are_saved_and_unknown_ones_refused(run_s
         run_stage("pretrain", tmp_path / "unknown", **changes, chat_template_kwargs={"mod": "glad"})
     folder = run_stage("pretrain", tmp_path / "known", **changes, chat_template_kwargs={"mood": "glad"})
     assert template_kwargs(AutoTokenizer.from_pretrained(folder)) == {"mood": "glad"}
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["", "a token begins texts"])
+def test_an_empty_sample_prompt_is_the_beginning_of_a_document(tokenizer, begins):
+    tokenizer, model, seen = copy.deepcopy(tokenizer), model_of("llama", len(tokenizer)), []
+    first = 7
+    if begins:
+        token = tokenizer.convert_ids_to_tokens(first)
+        template = TemplateProcessing(single=f"{token} $A", special_tokens=[(token, first)])
+        tokenizer.backend_tokenizer.post_processor = template
+    hook = {"hook": lambda model, args, kwargs: seen.append(kwargs["input_ids"].tolist()), "with_kwargs": True}
+    model.register_forward_pre_hook(**hook)
+    Samples(tokenizer, [""], 2).on_evaluate(SimpleNamespace(bf16=False), TrainerState(), None, model)
+    assert seen[0] == [[first if begins else tokenizer.eos_token_id]]
