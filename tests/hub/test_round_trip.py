@@ -100,6 +100,12 @@ def cid(user_of):
     return user_of("cid")
 
 
+@pytest.fixture(scope="module")
+def plain(shared, folder, rows, cid) -> list[list[int]]:
+    """The logits of the pushed models by plain Transformers and PEFT, in files of `folder`, and ids of a text."""
+    return cid.python(PLAIN.replace("{folder}", str(folder)))
+
+
 def logits_here(folder, rows) -> np.ndarray:
     name = folder.name
     if name == "reward":
@@ -110,9 +116,8 @@ def logits_here(folder, rows) -> np.ndarray:
         return model(rows, attention_mask=(rows != model.config.pad_token_id).long()).logits.numpy()
 
 
-def test_transformers_and_peft_alone_get_the_same_logits_and_rewards(shared, made, folder, rows, cid, hub_server):
-    ids = cid.python(PLAIN.replace("{folder}", str(folder)))
-    assert ids[0] == ids[1]
+def test_transformers_and_peft_alone_get_the_same_logits_and_rewards(plain, made, folder, rows, hub_server):
+    assert plain[0] == plain[1]
     names = {"pretrain": "ann", "merged": "ann", "sft": "bob", "ppo": "bob", "reward": "bob"}
     loaded = {name: np.load(folder / f"{owner}-{name}.npy") for name, owner in names.items()}
     for name, logits in loaded.items():
@@ -124,9 +129,7 @@ def test_transformers_and_peft_alone_get_the_same_logits_and_rewards(shared, mad
 
 
 @pytest.mark.slow
-def test_hfkit_loads_models_from_an_unreliable_hub_into_an_empty_cache(
-    shared, made, folder, rows, cid, hub_server, healed
-):
+def test_hfkit_loads_models_from_an_unreliable_hub_into_an_empty_cache(plain, made, folder, cid, hub_server, healed):
     commit = hub_server.store.repo("bob/ppo").branches["main"]
     healed.set(503, every=6)
     healed.set("cut", "download", every=4)
@@ -154,8 +157,9 @@ def test_pulled_models_load_offline(shared, made, folder, rows, cid):
 
 
 def test_a_pulled_adapter_keeps_its_base_when_pushed_again(shared, folder, cid, hub_server):
-    ran = cid.hfkit("push", folder / "pulled" / "ppo", "cid/fork")
-    assert ran.status == 0, ran.stderr
+    for words in (["pull", "bob/ppo", folder / "mine"], ["push", folder / "mine", "cid/fork"]):
+        ran = cid.hfkit(*words)
+        assert ran.status == 0, ran.stderr
     fork, ppo = (hub_server.store.repo(name).files() for name in ("cid/fork", "bob/ppo"))
     assert fork["adapter_config.json"] == ppo["adapter_config.json"]
     assert fork["hfkit.json"] == ppo["hfkit.json"]
