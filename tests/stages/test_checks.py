@@ -12,7 +12,7 @@ from hfkit.config.registry import STAGES, StageSpec, spec_of_config
 from hfkit.config.stages import SFTConfig
 from hfkit.config.validation import default_of, top_level_key
 from hfkit.core.errors import ConfigError, Kind, Problem
-from hfkit.stages.checks.models import MODEL_KEYS
+from hfkit.stages.checks.architecture import MODEL_KEYS
 from hfkit.stages.checks.stage import problems_of
 from hfkit.stages.checks.trainer import trainer_problems
 from hfkit.stages.read_configs import read_configs

@@ -9,13 +9,13 @@ from hfkit.rlhf.sharding_support import ppo_fsdp_problems
 from hfkit.stages.checks.fsdp import training_problems
 from hfkit.stages.checks.sharding import EIGHT_BIT_UNDER_ZERO_3, sharding_remedy
 
-NAMES = {"fsdp2": "FSDP2", "zero2": "DeepSpeed", "zero3": "DeepSpeed"}
+SHARDING_NAMES = {"fsdp2": "FSDP2", "zero2": "DeepSpeed", "zero3": "DeepSpeed"}
 
 
 def sharding_problems(config, engine: str) -> list[Problem]:
     """Return why an engine (ddp, fsdp2, zero2, zero3) cannot train a config; the key is `--engine`, or the config's."""
     spec, problems = spec_of_config(config), []
-    if engine in NAMES and (remedy := sharding_remedy(spec, NAMES[engine])):
+    if engine in SHARDING_NAMES and (remedy := sharding_remedy(spec, SHARDING_NAMES[engine])):
         problems = [Problem("--engine", engine, remedy)]
     elif engine == "fsdp2":
         problems = ppo_fsdp_problems(config.use_peft, config.rollout_engine) if spec.loop == "ppo" else []
