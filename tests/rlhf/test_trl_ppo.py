@@ -95,7 +95,11 @@ def test_with_a_peft_config_the_policy_gets_an_adapter(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"kl_estimator": "k2"}, "expected k1 or k3"), ({"stop_token_id": 0}, "set eos_token_id")],
+    [
+        ({"kl_estimator": "k2"}, "expected k1 or k3"),
+        ({"stop_token_id": 0}, "set eos_token_id"),
+        ({"lr_scheduler_type": "greedy", "eval_strategy": "steps", "eval_steps": 1}, "set linear, cosine"),
+    ],
 )
 def test_unsupported_arguments_are_refused(tokenizer, tmp_path, changes, message):
     with pytest.raises(HfkitError, match=message):
