@@ -28,7 +28,7 @@ class RenderError(ValueError):
 
 
 def usual_role(role: Any) -> Any:
-    """Return the usual name of a role; an unknown one, or one that is no text, is returned unchanged."""
+    """Return the usual name of a role; an unknown one, or one that is not a text, is returned unchanged."""
     return USUAL_ROLES.get(role.strip().lower(), role) if isinstance(role, str) else role
 
 

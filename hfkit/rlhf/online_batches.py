@@ -15,25 +15,27 @@ from hfkit.models.micro_batches import call_tokens
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
 from hfkit.rlhf.batch import cut_by_length
 from hfkit.rlhf.forward import Model
-from hfkit.training.micro_batching import Batch, has_entropy_term
+from hfkit.training.micro_batching import TOKEN_MEAN, Batch, has_entropy_term, joins_batches
 
 SUM_LOSSES = ("cispo", "dapo", "vespo")
 """Losses of GRPO that TRL divides by the number of tokens of the whole batch, so that those of micro-batches add up."""
 
 
 class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
-    """Cuts batches of TRL's GRPOTrainer and RLOOTrainer into micro-batches, and saves their responses in checkpoints.
+    """Cuts steps of TRL's GRPOTrainer and RLOOTrainer into micro-batches, and saves their responses in checkpoints.
 
     A batch of TRL has N prompts, padded on the left, and N responses, padded on the right: `prompt_ids` and
     `prompt_mask` (N, P), `completion_ids` and `completion_mask` (N, R), `advantages` (N,).
 
     Attributes:
         learned_from: tokens and responses in the loss of each pass of the update, in this process, int64 (2,) each.
+        waiting: batches of the current step whose rows are computed with those of its last batch.
     """
 
     args: GRPOArguments | RLOOArguments
     policy: Model
     learned_from: list[torch.Tensor]
+    waiting: list[Batch]
     aux_loss_enabled: bool  # TRL's trainers set it
     # TRL's GRPOTrainer sets these two; RLOO has one loss, with the probability ratio of a whole response
     loss_type: str = ""
@@ -44,21 +46,42 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         """Whether batches are cut: not if the loss has a term that is neither a sum nor a mean over tokens or rows."""
         return self.args.micro_batches_by_length and not has_entropy_term(self.args) and not self.aux_loss_enabled
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether the batches of a step are computed as one."""
+        args = self.args
+        sampled = cast(int, args.steps_per_generation)
+        return self.is_cut and joins_batches(self.loss_type, args.gradient_accumulation_steps, sampled)
+
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
-        """Return the loss of a batch, a scalar; the gradients of all micro-batches but the last are added already."""
+        """Return the loss of a batch, a scalar; the gradients of all micro-batches but the last are added already.
+
+        If the batches of a step are computed as one, the last of them has the whole loss.
+        """
+        joined = 1
+        if self.is_joined:
+            self.waiting.append(inputs)
+            if not self.accelerator.sync_gradients:
+                return torch.zeros((), device=self.args.device, requires_grad=True)  # `training_step` calls `backward`
+            inputs, joined = join(self.waiting), len(self.waiting)
+            self.waiting.clear()
         lengths = inputs["completion_mask"].sum(1)
         self.learned_from.append(torch.stack([lengths.sum(), (lengths > 0).sum()]))
         with keep_input_dtype(self.policy, self.accelerator.native_amp):
             if not self.is_cut:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            return self.cut_loss(model, inputs)
+            return self.cut_loss(model, inputs, joined)
 
-    def cut_loss(self, model, inputs: Batch) -> torch.Tensor:
-        """Return the loss of a batch, computed in micro-batches; see `compute_loss`."""
+    def cut_loss(self, model, inputs: Batch, joined: int) -> torch.Tensor:
+        """Return the loss of a batch, computed in micro-batches; see `compute_loss`.
+
+        Args:
+            joined: the number of batches whose rows it has.
+        """
         parts, before, losses = self.split(inputs), logged_counts(self, "train"), []
         rows = torch.tensor([float(len(part["advantages"])) for part in parts], device=self.args.device)
         tokens = torch.stack([part["completion_mask"].sum().float() for part in parts])
-        shares = self.loss_shares(rows, tokens)
+        shares = self.loss_shares(rows, tokens, joined)
         # `training_step` divides what is returned by this number, unless TRL's loss has done so
         steps = 1 if is_loss_of_step(self) else self.current_gradient_accumulation_steps
         for part, share in zip(parts[:-1], shares[:-1], strict=True):
@@ -71,12 +94,15 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         self.weigh_metrics(before, rows, tokens)
         return loss + sum(losses)
 
-    def loss_shares(self, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the factor of each micro-batch's loss in the loss of the batch, from its rows and tokens, (parts,)."""
+    def loss_shares(self, rows: torch.Tensor, tokens: torch.Tensor, joined: int) -> torch.Tensor:
+        """Return the factor of each micro-batch's loss in the loss of the batch, from its rows and tokens, (parts,).
+
+        Losses that are means over a batch are divided by the number of batches of a step, although `joined` are one.
+        """
         if self.loss_type in SUM_LOSSES:
             return torch.ones_like(rows)
-        counts = tokens if self.loss_type == "bnpo" else rows
-        return counts / counts.sum().clamp(min=1.0)
+        counts = tokens if self.loss_type == TOKEN_MEAN else rows
+        return joined * counts / counts.sum().clamp(min=1.0)
 
     def weigh_metrics(self, before: dict[str, int], rows: torch.Tensor, tokens: torch.Tensor) -> None:
         """Replace the metrics of micro-batches, logged since `before`, by those of the batch in all processes.
@@ -172,6 +198,12 @@ def kept_columns(prompt_mask: torch.Tensor, mask: torch.Tensor) -> tuple[int, in
     """
     longest = max(int(mask.sum(1).max()), 2)
     return prompt_mask.shape[1] - int(prompt_mask.sum(1).max()), min(longest, mask.shape[1])
+
+
+def join(batches: list[Batch]) -> Batch:
+    """Return the rows of batches that were sampled together, with equally many columns, as one batch."""
+    first = batches[0]
+    return {name: torch.cat([one[name] for one in batches]) if first[name].ndim else first[name] for name in first}
 
 
 def select(batch: Batch, index: torch.Tensor) -> Batch:

@@ -101,7 +101,7 @@ class OnlineTraining(OnlineBatches):
         self.rollout_log = RolloutLog(str(args.output_dir), processing_class)
         masks = args.mask_truncated_completions
         self.monitor = TrainingMonitor(args.max_kl, penalty="beta", bonus="beta", masks_truncated=masks)
-        self.learned_from = []
+        self.learned_from, self.waiting = [], []
         self.stopped: str | None = None
         self.of_replies: dict[str, float] = {}
         self.boundary: tuple[int, Any] | None = None
