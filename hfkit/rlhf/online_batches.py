@@ -11,7 +11,7 @@ from hfkit.core.compat_logged import logged_counts, weigh_logged
 from hfkit.core.compat_online import OwnRollouts, is_loss_of_step, sampled_batch, set_sampled_batch
 from hfkit.core.kept_logs import KeepsLogs
 from hfkit.models.adapter_inputs import keep_input_dtype
-from hfkit.models.micro_batches import call_tokens
+from hfkit.models.micro_batches import call_tokens, round_up
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
 from hfkit.rlhf.batch import cut_by_length
 from hfkit.rlhf.forward import Model
@@ -119,7 +119,8 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         lengths = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).tolist()
         together = self.accelerator.num_processes > 1
         parts = cut_by_length(lengths, max(lengths), self.args, call_tokens(self.policy), together)
-        return [select(batch, torch.tensor(part, device=self.args.device)) for part in parts]
+        multiple = self.args.pad_to_multiple_of
+        return [select(batch, torch.tensor(part, device=self.args.device), multiple) for part in parts]
 
     def predict(self, measure, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **options):
         """Return what TRL's method `measure` returns, with the positions of padded rows, and 0 on padding.
@@ -149,7 +150,8 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         lengths, logprobs = attention_mask.sum(1).tolist(), torch.zeros(mask.shape, device=mask.device)
         for part in cut_by_length(lengths, max(lengths), self.args, call_tokens(self.policy)):
             index = torch.tensor(part, device=mask.device)
-            begin, width = kept_columns(attention_mask[index, :-logits_to_keep], mask[index])
+            prompts, multiple = attention_mask[index, :-logits_to_keep], self.args.pad_to_multiple_of
+            begin, width = kept_columns(prompts, mask[index], multiple)
             columns = slice(begin, input_ids.shape[1] - logits_to_keep + width)
             found, *_ = measure(positioned, input_ids[index, columns], attention_mask[index, columns], width, **options)
             logprobs[index, :width] = found.where(mask[index, :width] > 0, 0.0).to(logprobs.dtype)
@@ -186,7 +188,7 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         return Path(folder, f"replies_{self.args.process_index}.safetensors")
 
 
-def kept_columns(prompt_mask: torch.Tensor, mask: torch.Tensor) -> tuple[int, int]:
+def kept_columns(prompt_mask: torch.Tensor, mask: torch.Tensor, multiple: int | None = None) -> tuple[int, int]:
     """Return the first of the P columns that is not padding in all rows, and how many of the R columns to keep.
 
     These are the columns of the longest response, but at least two: TRL's metrics treat a single column as a value
@@ -195,9 +197,10 @@ def kept_columns(prompt_mask: torch.Tensor, mask: torch.Tensor) -> tuple[int, in
     Args:
         prompt_mask: (B, P).
         mask: of the responses, (B, R).
+        multiple: of which the columns of prompts, and those of responses, are to be a multiple, as P and R are.
     """
-    longest = max(int(mask.sum(1).max()), 2)
-    return prompt_mask.shape[1] - int(prompt_mask.sum(1).max()), min(longest, mask.shape[1])
+    prompt, longest = int(prompt_mask.sum(1).max()), max(int(mask.sum(1).max()), 2)
+    return prompt_mask.shape[1] - round_up(prompt, multiple), min(round_up(longest, multiple), mask.shape[1])
 
 
 def join(batches: list[Batch]) -> Batch:
@@ -206,9 +209,9 @@ def join(batches: list[Batch]) -> Batch:
     return {name: torch.cat([one[name] for one in batches]) if first[name].ndim else first[name] for name in first}
 
 
-def select(batch: Batch, index: torch.Tensor) -> Batch:
+def select(batch: Batch, index: torch.Tensor, multiple: int | None = None) -> Batch:
     """Return rows of a batch of TRL, without the columns that are padding in all of them."""
-    begin, width = kept_columns(batch["prompt_mask"][index], batch["completion_mask"][index])
+    begin, width = kept_columns(batch["prompt_mask"][index], batch["completion_mask"][index], multiple)
     part = {name: values[index] if values.ndim else values for name, values in batch.items()}
     for name in ("prompt_ids", "prompt_mask"):
         part[name] = part[name][:, begin:]

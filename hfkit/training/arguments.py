@@ -181,6 +181,7 @@ def train(trainer: Trainer, run: Run) -> dict:
     checkpoint = str(run.checkpoint) if run.checkpoint else None
     correct_best_checkpoint(run)
     if checkpoint:
+        trainer.args.eval_on_start = False  # the run has evaluated at its first start
         finish_evaluation(trainer, checkpoint)
     before = own_state(trainer, checkpoint) if checkpoint else TrainerState()
     if isinstance(trainer, KeepsLogs):

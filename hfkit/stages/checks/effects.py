@@ -11,6 +11,7 @@ NEEDED_KEYS: dict[str, tuple[str | tuple[str, str], ...]] = {
     "use_bnb_nested_quant": ("load_in_4bit",),
     "sample_length": ("sample_prompts",),
     "kl_horizon": ("kl_target",),
+    "liger_kernel_config": ("use_liger_kernel",),
     "ptx_max_length": ("ptx_datasets",),
     "merge_in_rollouts": ("use_peft",),
     "metric_for_best_model": READS_METRIC,
