@@ -63,7 +63,7 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
             self.waiting.append(inputs)
             if not self.accelerator.sync_gradients:
                 return torch.zeros((), device=self.args.device, requires_grad=True)  # `training_step` calls `backward`
-            inputs, joined = join(self.waiting), len(self.waiting)
+            inputs, joined = join_batches(self.waiting), len(self.waiting)
             self.waiting.clear()
         lengths = inputs["completion_mask"].sum(1)
         self.learned_from.append(torch.stack([lengths.sum(), (lengths > 0).sum()]))
@@ -203,7 +203,7 @@ def kept_columns(prompt_mask: torch.Tensor, mask: torch.Tensor, multiple: int | 
     return prompt_mask.shape[1] - round_up(prompt, multiple), min(round_up(longest, multiple), mask.shape[1])
 
 
-def join(batches: list[Batch]) -> Batch:
+def join_batches(batches: list[Batch]) -> Batch:
     """Return the rows of batches that were sampled together, with equally many columns, as one batch."""
     first = batches[0]
     return {name: torch.cat([one[name] for one in batches]) if first[name].ndim else first[name] for name in first}
