@@ -6,6 +6,7 @@ Evaluation is not among them: each one draws a random number, which changes the 
 from dataclasses import fields
 
 from hfkit.config.fields import HubFields
+from hfkit.config.trainer_fields import METRIC_SCHEDULES
 
 NOT_RECORDED = ("output_dir", "resume_from_checkpoint", *(field.name for field in fields(HubFields)))
 """The output folder, resuming and the Hub: the record's config leaves them out."""
@@ -44,4 +45,4 @@ def neutral_keys(settings: dict) -> set[str]:
 def chooses_by_evaluation(settings: dict) -> bool:
     """Return whether evaluations decide which weights a run publishes."""
     chooses = settings.get("load_best_model_at_end") or settings.get("early_stopping_patience")
-    return bool(chooses) or settings.get("lr_scheduler_type") == "reduce_lr_on_plateau"
+    return bool(chooses) or settings.get("lr_scheduler_type") in METRIC_SCHEDULES

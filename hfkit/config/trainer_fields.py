@@ -9,6 +9,9 @@ from typing import ClassVar, Literal
 from hfkit.config.fields import Fields, arg
 from hfkit.config.learning_rates import SFT_RATES, LearningRates
 
+METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
+"""The learning rate schedules that follow the metric of each evaluation, rather than the steps."""
+
 
 @dataclass(kw_only=True)
 class MicroBatchFields:

@@ -158,12 +158,12 @@ def cache_of_repeated(
 
     None if that would not save the time of a call.
     """
-    places: dict[tuple[int, ...], int] = {}
-    rows = [places.setdefault(tuple(row), len(places)) for row in torch.cat([ids, mask], 1).tolist()]
-    saved = (len(rows) - len(places)) * (ids.shape[1] - 1)
+    different: dict[tuple[int, ...], int] = {}
+    rows = [different.setdefault(tuple(row), len(different)) for row in torch.cat([ids, mask], 1).tolist()]
+    saved = (len(rows) - len(different)) * (ids.shape[1] - 1)
     if saved < call_tokens(model) or int(mask.sum(1).min()) < 2:  # generation needs a token of each row
         return None
-    firsts = [rows.index(place) for place in range(len(places))]
+    firsts = [rows.index(number) for number in different.values()]
     one_token = GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=config.pad_token_id)
     made = model.generate(
         input_ids=ids[firsts, :-1],

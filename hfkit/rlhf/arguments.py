@@ -77,7 +77,7 @@ class PPOArguments(PPOFields, OnlineArguments, ArgumentsBase):  # type: ignore[m
         self.local_mini_batch_size = self.local_batch_size // self.num_mini_batches
         self.mini_batch_size = self.batch_size // self.num_mini_batches
         if self.total_episodes is None:
-            self.total_episodes = int(self.num_train_epochs * prompts)
+            self.total_episodes = max(int(self.num_train_epochs * prompts), 1)
         self.num_total_batches = math.ceil(self.total_episodes / self.batch_size)
 
 

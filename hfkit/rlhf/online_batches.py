@@ -13,7 +13,7 @@ from hfkit.core.compat_online import OwnRollouts, is_loss_of_step, sampled_batch
 from hfkit.core.device import largest_of_processes
 from hfkit.core.kept_logs import KeepsLogs
 from hfkit.models.adapter_inputs import keep_input_dtype
-from hfkit.models.micro_batches import call_tokens
+from hfkit.models.micro_batches import call_tokens, round_up
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
 from hfkit.rlhf.batch import cut_by_length
 from hfkit.rlhf.forward import Model
@@ -68,7 +68,7 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
             self.waiting.append(inputs)
             if not self.accelerator.sync_gradients:
                 return torch.zeros((), device=self.args.device, requires_grad=True)  # `training_step` calls `backward`
-            inputs, joined = join(self.waiting), len(self.waiting)
+            inputs, joined = join_batches(self.waiting), len(self.waiting)
             self.waiting.clear()
         lengths = inputs["completion_mask"].sum(1)
         self.learned_from.append(torch.stack([lengths.sum(), (lengths > 0).sum()]))
@@ -123,7 +123,8 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         """Return the micro-batches of a batch, equally many in each process, without columns of padding."""
         prompts, replies = (batch[f"{name}_mask"] for name in ("prompt", "completion"))
         parts = self.cut(batch["prompt_ids"], prompts, replies, together=self.accelerator.num_processes > 1)
-        return [select(batch, torch.tensor(part, device=self.args.device)) for part in parts]
+        multiple = self.args.pad_to_multiple_of
+        return [select(batch, torch.tensor(part, device=self.args.device), multiple) for part in parts]
 
     def cut(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, mask: torch.Tensor, together: bool = False):
         """Return the rows of each micro-batch, see `cut_by_length`; rows that share a sequence stay together."""
@@ -173,16 +174,19 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         logprobs = torch.zeros(mask.shape, device=mask.device)
         for part in self.cut(input_ids[:, prompts], attention_mask[:, prompts], mask):
             index = torch.tensor(part, device=mask.device)
-            begin, width = kept_columns(attention_mask[index, prompts], mask[index])
+            begin, width = kept_columns(attention_mask[index, prompts], mask[index], self.args.pad_to_multiple_of)
             columns = slice(begin, prompts.stop + width)
             found, *_ = compute(input_ids[index, columns], attention_mask[index, columns], width)
             logprobs[index, :width] = found.where(mask[index, :width] > 0, 0.0).to(logprobs.dtype)
         return logprobs, None, None
 
-    def predict_shared(self, model, *rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `shared_logprobs` of rows under the autocast of training."""
+    def predict_shared(
+        self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `shared_logprobs` under the autocast of training."""
+        rows, multiple = (input_ids, attention_mask, logits_to_keep), self.args.pad_to_multiple_of
         with self.accelerator.autocast():
-            return shared_logprobs(model, self.args.temperature, *rows)
+            return shared_logprobs(model, self.args.temperature, *rows, multiple)
 
     # Checkpoints
 
@@ -215,7 +219,7 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         return Path(folder, f"replies_{self.args.process_index}.safetensors")
 
 
-def kept_columns(prompt_mask: torch.Tensor, mask: torch.Tensor) -> tuple[int, int]:
+def kept_columns(prompt_mask: torch.Tensor, mask: torch.Tensor, multiple: int | None = None) -> tuple[int, int]:
     """Return the first of the P columns that is not padding in all rows, and how many of the R columns to keep.
 
     These are the columns of the longest response, but at least two: TRL's metrics treat a single column as a value
@@ -224,20 +228,21 @@ def kept_columns(prompt_mask: torch.Tensor, mask: torch.Tensor) -> tuple[int, in
     Args:
         prompt_mask: (B, P).
         mask: of the responses, (B, R).
+        multiple: of which the columns of prompts, and those of responses, are to be a multiple, as P and R are.
     """
-    longest = max(int(mask.sum(1).max()), 2)
-    return prompt_mask.shape[1] - int(prompt_mask.sum(1).max()), min(longest, mask.shape[1])
+    prompt, longest = int(prompt_mask.sum(1).max()), max(int(mask.sum(1).max()), 2)
+    return prompt_mask.shape[1] - round_up(prompt, multiple), min(round_up(longest, multiple), mask.shape[1])
 
 
-def join(batches: list[Batch]) -> Batch:
+def join_batches(batches: list[Batch]) -> Batch:
     """Return the rows of batches that were sampled together, with equally many columns, as one batch."""
     first = batches[0]
     return {name: torch.cat([one[name] for one in batches]) if first[name].ndim else first[name] for name in first}
 
 
-def select(batch: Batch, index: torch.Tensor) -> Batch:
+def select(batch: Batch, index: torch.Tensor, multiple: int | None = None) -> Batch:
     """Return rows of a batch of TRL, without the columns that are padding in all of them."""
-    begin, width = kept_columns(batch["prompt_mask"][index], batch["completion_mask"][index])
+    begin, width = kept_columns(batch["prompt_mask"][index], batch["completion_mask"][index], multiple)
     part = {name: values[index] if values.ndim else values for name, values in batch.items()}
     for name in ("prompt_ids", "prompt_mask"):
         part[name] = part[name][:, begin:]

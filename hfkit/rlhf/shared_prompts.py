@@ -82,6 +82,7 @@ def shared_logprobs(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     logits_to_keep: int,
+    multiple: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probability of each response token and, without a gradient, the entropy of its distribution.
 
@@ -92,20 +93,21 @@ def shared_logprobs(
         input_ids: prompts and responses, (B, P + R).
         attention_mask: (B, P + R).
         logits_to_keep: R.
+        multiple: of which the columns of the sequences are to be a multiple.
     """
     causal, mask = causal_model(model), attention_mask[:, -logits_to_keep:] > 0
     rows, replies = token_rows(input_ids, attention_mask), mask.sum(1).tolist()
     prompts = [row[: len(row) - reply] for row, reply in zip(rows, replies, strict=True)]
     groups = share_sequences(model, prompts, replies)
     sequences = [sequence_of([rows[row] for row in group]) for group in groups]
-    batch = {name: one.to(causal.device) for name, one in padded_sequences(sequences, 0).items()}
-    before: list[tuple[int, int]] = []  # the place of the token before each token of a response
+    batch = {name: one.to(causal.device) for name, one in padded_sequences(sequences, 0, multiple).items()}
+    before: list[tuple[int, int]] = []  # where the token before each token of a response is
     for index, (sequence, group) in enumerate(zip(sequences, groups, strict=True)):
         shared = sequence.branches.count(0)
         for row, end in zip(group, sequence.ends, strict=True):
             offset = end - len(rows[row]) + 1  # of the branch to the row
-            places = range(len(prompts[row]) - 1, len(rows[row]) - 1)
-            before += [(index, place if place < shared else place + offset) for place in places]
+            columns = range(len(prompts[row]) - 1, len(rows[row]) - 1)
+            before += [(index, column if column < shared else column + offset) for column in columns]
     order = torch.tensor([row for group in groups for row in group], device=causal.device)
     batch["ends"] = torch.tensor(before, dtype=torch.int64, device=causal.device).view(-1, 2).T
     states = reply_states(model, causal.get_decoder(), batch, logits_to_keep=1)

@@ -12,7 +12,7 @@ from trl.trainer.utils import RepeatSampler
 from hfkit.core.console import printable_line, say
 from hfkit.core.device import keep_random_state
 from hfkit.core.files import write_text
-from hfkit.core.kept_logs import KeepsLogs, kept_logs
+from hfkit.core.kept_logs import SCHEDULE_METRIC, KeepsLogs, kept_logs
 from hfkit.core.progress import ProgressLine
 from hfkit.records.metrics_file import METRICS
 from hfkit.training.sharding import is_sharded
@@ -39,16 +39,19 @@ EVAL_METRICS = {
 class Resume(TrainerCallback):
     """Lets a resumed run log, evaluate and save by the steps in its config, and log what an uninterrupted run logs.
 
-    Trainer would take the steps from the checkpoint and lose metrics that were not logged yet.
+    Trainer would take the steps from the checkpoint and lose metrics that were not logged yet. A learning rate schedule
+    that follows a metric takes the step of an evaluation that `finish_evaluation` has made.
     """
 
     def __init__(self, trainer: KeepsLogs):
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
         state.compute_steps(args, state.max_steps)
         if kept := kept_logs(state):
             self.trainer.set_pending_logs(kept)
+        if SCHEDULE_METRIC in kept:
+            lr_scheduler.step(kept[SCHEDULE_METRIC])
 
 
 class BeforeFirstStep(TrainerCallback):

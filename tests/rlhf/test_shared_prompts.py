@@ -22,8 +22,8 @@ def padded(rows: list, device) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 def logprobs_of_row(model, prompt: list[int], reply: list[int], temperature: float) -> torch.Tensor:
     logits = model(input_ids=torch.tensor([[*prompt, *reply]], device=model.device)).logits[0] / temperature
-    places = range(len(prompt) - 1, len(prompt) + len(reply) - 1)
-    return torch.stack([logits[at].log_softmax(-1)[token] for at, token in zip(places, reply, strict=True)])
+    columns = range(len(prompt) - 1, len(prompt) + len(reply) - 1)
+    return torch.stack([logits[at].log_softmax(-1)[token] for at, token in zip(columns, reply, strict=True)])
 
 
 @pytest.mark.any_device

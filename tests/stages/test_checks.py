@@ -19,6 +19,7 @@ from hfkit.stages.read_configs import read_configs
 
 FUNCTION = {"reward_functions": ["reward_functions:length"]}
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "test_split_size": 2}
+GREEDY = {"lr_scheduler_type": "greedy", "lr_scheduler_kwargs": {"min_lr": 0.0}}
 CONTRADICTIONS = [
     ("sft", {"use_peft": False, "lora_r": 8, "lora_alpha": 8, "use_rslora": True, "lora_target_modules": ["q_proj"]}),
     ("sft", {"use_peft": False, "lora_r": None, "load_in_4bit": True}),
@@ -129,6 +130,13 @@ def test_problems_of_the_model_are_about_all_that_names_it(problems_with):
         ({"optim_args": "nonsense"}, ["optim_args"]),
         ({"optim_args": "betas=0.9"}, ["optim_args"]),  # adamw_torch reads none
         ({"optim_args": "momentum=0.9", "optim": "sgd"}, []),
+        ({"optim": "sgd", "adam_beta1": 0.5, "adam_beta2": 0.5}, ["adam_beta1", "adam_beta2"]),
+        ({"optim": "adafactor", "adam_epsilon": 1e-6}, ["adam_epsilon"]),
+        ({"optim_target_modules": ["q_proj"]}, ["optim_target_modules"]),
+        ({"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 2}}}, ["accelerator_config"]),
+        ({"liger_kernel_config": {"rope": True}}, ["liger_kernel_config"]),
+        ({"parallelism_config": {"tp_size": 2}}, ["parallelism_config"]),
+        ({"fsdp_config": {"version": 2}}, ["fsdp_config"]),
         ({"eval_on_start": True, "test_split_size": None}, ["eval_on_start"]),
         ({"eval_on_start": True, "test_split_size": 4}, []),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, ["lr_scheduler_type"]),
@@ -241,6 +249,7 @@ def test_a_plan_may_name_data_files_that_do_not_exist_yet_and_nothing_else(base_
         ("sft", {"metric_for_best_model": "eval_loss"}, {**EVALUATED, "load_best_model_at_end": True}),
         ("sft", {"eval_delay": 2}, EVALUATED),
         ("sft", {"greater_is_better": True}, {**EVALUATED, "lr_scheduler_type": "reduce_lr_on_plateau"}),
+        ("grpo", {"metric_for_best_model": "eval_kl"}, {**EVALUATED, **GREEDY}),
     ],
     ids=str,
 )
@@ -249,6 +258,28 @@ def test_a_key_that_does_nothing_alone_is_reported(problems_with, stage, changes
     assert problem.key == [*changes][-1] and problem.remedy.startswith("has no effect without ")
     assert {*problem.keys} & {*needed}
     assert problems_with(stage, **changes | needed) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "remedy"),
+    [
+        ({"lr_scheduler_type": "constant", "warmup_steps": 0.1}, "warmup_steps", "set constant_with_warmup"),
+        ({**EVALUATED, **GREEDY, "warmup_steps": 2}, "warmup_steps", "no effect with lr_scheduler_type: greedy"),
+        (
+            {"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": {"min_lr": 0.1}},
+            "lr_scheduler_kwargs",
+            "no effect with lr_scheduler_type: constant_with_warmup",
+        ),
+        ({**EVALUATED, "lr_scheduler_type": "greedy"}, "lr_scheduler_kwargs", "set {min_lr: 0}"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stage", ["grpo", "sft"])
+def test_a_schedule_that_would_not_read_a_key_or_exceed_the_learning_rate_is_reported(
+    problems_with, stage, changes, key, remedy
+):
+    [problem] = problems_with(stage, **changes | {"learning_rate": 1e-4})
+    assert problem.key == key and remedy in problem.remedy
 
 
 @pytest.mark.parametrize(("stage", "packing"), [("sft", True), ("pretrain", "documents")])

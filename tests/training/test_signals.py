@@ -16,8 +16,13 @@ from hfkit.stages import sft
 from hfkit.training.checkpoints import last_complete_checkpoint
 
 CHANGES = {"eval_strategy": "steps", "eval_steps": 2, "test_split_size": 8, "max_steps": 6, "save_total_limit": None}
+HALVED = {"mode": "max", "patience": 0, "factor": 0.5}  # by each evaluation but the first, since the loss falls
 OF_STAGE = {
-    "pretrain": {},
+    "pretrain": {
+        "per_device_eval_batch_size": 2,
+        "lr_scheduler_type": "reduce_lr_on_plateau",
+        "lr_scheduler_kwargs": HALVED,
+    },
     "sft": {"lora_dropout": 0.1, "gradient_accumulation_steps": 3, "micro_batches_by_length": False},
     "reward": {"lora_dropout": 0.1, "max_tokens_per_micro_batch": 64, "eval_strategy": "epoch", "eval_steps": None},
 }

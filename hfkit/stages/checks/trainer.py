@@ -21,6 +21,10 @@ CHOICES = {
     "ddp_backend": tuple(name for name in Backend.backend_list if name != Backend.UNDEFINED),
 }
 """Allowed values of settings that the trainer's arguments do not validate."""
+OPTIMIZER_KEYS = ("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
+"""Settings that not every optimizer reads."""
+READ_MODULES = ("galore", "apollo")
+"""What the optimizers that read `optim_target_modules` have in their names."""
 UNKNOWN_STEPS = 1000
 """Optimizer steps to try a schedule with if the config sets none."""
 
@@ -69,12 +73,17 @@ def try_schedule(arguments: TrainingArguments) -> None:
     """
     layer = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # draws no random numbers
     optimizer = torch.optim.SGD(layer.parameters(), lr=arguments.learning_rate)
+    if arguments.optim_target_modules and not any(name in arguments.optim.value for name in READ_MODULES):
+        raise HfkitError(f"optim_target_modules has no effect with optim: {arguments.optim.value}")
     if arguments.optim_target_modules is None:  # the layer is none of these
         kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
-        without = copy.copy(arguments)
-        without.optim_args = None
-        if arguments.optim_args and Trainer.get_optimizer_cls_and_kwargs(without, layer) == (kind, options):
-            raise HfkitError(f"has no effect with optim: {arguments.optim.value}")
+        defaults = {field.name: default_of(field) for field in fields(arguments)}
+        for name in OPTIMIZER_KEYS:
+            without = copy.copy(arguments)
+            setattr(without, name, defaults[name])
+            is_set = getattr(arguments, name) != defaults[name]
+            if is_set and Trainer.get_optimizer_cls_and_kwargs(without, layer) == (kind, options):
+                raise HfkitError(f"{name} has no effect with optim: {arguments.optim.value}")
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer):
             optimizer = kind(layer.parameters(), **options)
     steps = arguments.max_steps if arguments.max_steps > 0 else UNKNOWN_STEPS
