@@ -5,7 +5,7 @@ settings and number of responses, each run in a separate process, alternately. B
 rate is so low that the length of responses does not change. Writes seconds and CPU seconds an update into
 records/online_vs_trl_NAME.json.
 
-Without `--model`, the model has 3 million random weights, prompts of 8 to 48 tokens, and responses of 24 tokens on
+Without `--model`, the model has 3 million random weights, prompts of 8 to 48 tokens (`--prompt`), and responses of 24 tokens on
 average. The prompts of `--data`, JSON lines with a `prompt`, are rendered by the model's chat template.
 """
 
@@ -78,7 +78,7 @@ def policy(path: Path | None):
     return get_peft_model(model, ADAPTER)
 
 
-def prompts(count: int, tokenizer, data: Path | None) -> list[str]:
+def prompts(count: int, tokenizer, data: Path | None, longest: int) -> list[str]:
     """Prompts of a file, or of random words."""
     if data is not None:
         opened = gzip.open(data, "rt", encoding="utf-8") if data.suffix == ".gz" else data.open(encoding="utf-8")
@@ -87,7 +87,7 @@ def prompts(count: int, tokenizer, data: Path | None) -> list[str]:
         chats = [[{"role": "user", "content": text}] for text in texts]
         return [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(8, 49, (count,), generator=generator).tolist()
+    lengths = torch.randint(longest // 6, longest + 1, (count,), generator=generator).tolist()
     return [
         " ".join(f"w{one}" for one in torch.randint(2, VOCABULARY, (n,), generator=generator).tolist()) for n in lengths
     ]
@@ -112,7 +112,7 @@ def trainer_of(method: str, kind: str, asked: argparse.Namespace, folder: str):
     path, steps = asked.model, asked.updates + WARM
     model = policy(path)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left") if path else tokenizer_of_words()
-    texts = prompts(4 * steps, tokenizer, asked.data)
+    texts = prompts(4 * steps, tokenizer, asked.data, asked.prompt)
     given = {**SETTINGS, "output_dir": folder, "max_steps": steps}
     if kind == "bare":
         bare, arguments = BARE[method]
@@ -173,6 +173,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--model", type=Path, help="folder of a model")
     parser.add_argument("--data", type=Path, help="file of prompts, instead of random words")
+    parser.add_argument("--prompt", type=int, default=48, help="most tokens of a prompt of random words")
     parser.add_argument("--reply", type=int, default=48, help="most tokens of a response")
     parser.add_argument("--methods", nargs="+", choices=[*OWN], default=[*OWN])
     parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records")
@@ -184,7 +185,8 @@ def main() -> None:
         method, kind = asked.one.split(":")
         return print(json.dumps(run(method, kind, asked)))
     shape = {"model": asked.model.name, "data": asked.data and asked.data.name} if asked.model else SHAPE
-    record = {"benchmark": "online_vs_trl", "settings": {**SETTINGS, "response_length": asked.reply, **shape}}
+    lengths = {"prompt_length": asked.prompt, "response_length": asked.reply}
+    record = {"benchmark": "online_vs_trl", "settings": {**SETTINGS, **lengths, **shape}}
     record |= {"threads": torch.get_num_threads(), "environment": environment(), "methods": {}}
     for method in asked.methods:
         runs: dict[str, list[dict]] = {"hfkit": [], "bare": []}
