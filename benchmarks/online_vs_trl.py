@@ -5,8 +5,8 @@ settings and number of responses, each run in a separate process, alternately. B
 rate is so low that the length of responses does not change. Writes seconds and CPU seconds an update into
 records/online_vs_trl_NAME.json.
 
-Without `--model`, the model has 3 million random weights, prompts of 8 to 48 tokens (`--prompt`), and responses of 24 tokens on
-average. The prompts of `--data`, JSON lines with a `prompt`, are rendered by the model's chat template.
+Without `--model`, the model has 3 million random weights, prompts of 8 to 48 tokens (`--prompt`), and responses of 24
+tokens on average. The prompts of `--data`, JSON lines with a `prompt`, are rendered by the model's chat template.
 """
 
 import argparse

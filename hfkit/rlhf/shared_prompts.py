@@ -13,7 +13,8 @@ from hfkit.models.token_predictions import chunk_size, logprob_and_entropy, meas
 from hfkit.rlhf.forward import Model
 
 ATTENTION = 3
-"""Attention takes as much time as the rest of a layer in sequences of about this many times its width."""
+"""Attention takes about as much time as the rest of a layer in sequences of this many times its width, as measured on
+a CPU: 0.65 to 0.92 of it. By their operations it would take half."""
 
 
 def can_share_prompts(model: Model, prompt: list[int], response_length: int) -> bool:
