@@ -1,5 +1,6 @@
 """Micro-batches of similar length for GRPO and RLOO, and the responses that their checkpoints keep."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,12 +10,14 @@ from transformers import Trainer
 
 from hfkit.core.compat_logged import logged_counts, weigh_logged
 from hfkit.core.compat_online import OwnRollouts, is_loss_of_step, sampled_batch, set_sampled_batch
+from hfkit.core.device import largest_of_processes
 from hfkit.core.kept_logs import KeepsLogs
 from hfkit.models.adapter_inputs import keep_input_dtype
 from hfkit.models.micro_batches import call_tokens, round_up
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
 from hfkit.rlhf.batch import cut_by_length
 from hfkit.rlhf.forward import Model
+from hfkit.rlhf.shared_prompts import share_sequences, shared_logprobs, split_sequences, token_rows
 from hfkit.training.micro_batching import TOKEN_MEAN, Batch, has_entropy_term, joins_batches
 
 SUM_LOSSES = ("cispo", "dapo", "vespo")
@@ -30,12 +33,14 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
     Attributes:
         learned_from: tokens and responses in the loss of each pass of the update, in this process, int64 (2,) each.
         waiting: batches of the current step whose rows are computed with those of its last batch.
+        shares_prompts: whether responses to one prompt are computed as one sequence.
     """
 
     args: GRPOArguments | RLOOArguments
     policy: Model
     learned_from: list[torch.Tensor]
     waiting: list[Batch]
+    shares_prompts: bool
     aux_loss_enabled: bool  # TRL's trainers set it
     # TRL's GRPOTrainer sets these two; RLOO has one loss, with the probability ratio of a whole response
     loss_type: str = ""
@@ -116,16 +121,30 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
 
     def split(self, batch: Batch) -> list[Batch]:
         """Return the micro-batches of a batch, equally many in each process, without columns of padding."""
-        lengths = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).tolist()
-        together = self.accelerator.num_processes > 1
-        parts = cut_by_length(lengths, max(lengths), self.args, call_tokens(self.policy), together)
+        prompts, replies = (batch[f"{name}_mask"] for name in ("prompt", "completion"))
+        parts = self.cut(batch["prompt_ids"], prompts, replies, together=self.accelerator.num_processes > 1)
         multiple = self.args.pad_to_multiple_of
         return [select(batch, torch.tensor(part, device=self.args.device), multiple) for part in parts]
+
+    def cut(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, mask: torch.Tensor, together: bool = False):
+        """Return the rows of each micro-batch, see `cut_by_length`; rows that share a sequence stay together."""
+        prompts, replies = prompt_mask.sum(1).tolist(), mask.sum(1).tolist()
+        longest = max(map(sum, zip(prompts, replies, strict=True)))
+        sequences = [[row] for row in range(len(replies))]
+        if self.shares_prompts:
+            most = self.args.max_tokens_per_micro_batch or self.args.per_device_train_batch_size * longest
+            sequences = share_sequences(self.policy, token_rows(prompt_ids, prompt_mask), replies, most)
+            if together:  # as many as there may be micro-batches in another process
+                sequences = split_sequences(sequences, largest_of_processes(len(sequences)))
+        tokens = [prompts[rows[0]] + sum(replies[row] for row in rows) for rows in sequences]
+        parts = cut_by_length(tokens, longest, self.args, call_tokens(self.policy), together)
+        return [[row for index in part for row in sequences[index]] for part in parts]
 
     def predict(self, measure, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **options):
         """Return what TRL's method `measure` returns, with the positions of padded rows, and 0 on padding.
 
-        Without gradients the rows are computed in micro-batches, and only log-probabilities are returned.
+        Without gradients the rows are computed in micro-batches, and only log-probabilities are returned. If responses
+        share the sequence of their prompt, `measure` is not used.
 
         Args:
             input_ids: prompts and responses, (B, P + R).
@@ -142,20 +161,32 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
             return model(attention_mask=attention_mask, position_ids=positions, **inputs)
 
         mask = attention_mask[:, -logits_to_keep:]
+        if torch.is_grad_enabled() and self.is_cut and self.shares_prompts:
+            return *self.predict_shared(model, input_ids, attention_mask, logits_to_keep), None
         if torch.is_grad_enabled() or not self.args.micro_batches_by_length:
             logprobs, *others = measure(
                 positioned, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **options
             )
             return logprobs.where(mask > 0, 0.0), *others
-        lengths, logprobs = attention_mask.sum(1).tolist(), torch.zeros(mask.shape, device=mask.device)
-        for part in cut_by_length(lengths, max(lengths), self.args, call_tokens(self.policy)):
+        prompts, compute = slice(0, input_ids.shape[1] - logits_to_keep), partial(measure, positioned, **options)
+        if self.shares_prompts:
+            compute = partial(self.predict_shared, model)
+        logprobs = torch.zeros(mask.shape, device=mask.device)
+        for part in self.cut(input_ids[:, prompts], attention_mask[:, prompts], mask):
             index = torch.tensor(part, device=mask.device)
-            prompts, multiple = attention_mask[index, :-logits_to_keep], self.args.pad_to_multiple_of
-            begin, width = kept_columns(prompts, mask[index], multiple)
-            columns = slice(begin, input_ids.shape[1] - logits_to_keep + width)
-            found, *_ = measure(positioned, input_ids[index, columns], attention_mask[index, columns], width, **options)
+            begin, width = kept_columns(attention_mask[index, prompts], mask[index], self.args.pad_to_multiple_of)
+            columns = slice(begin, prompts.stop + width)
+            found, *_ = compute(input_ids[index, columns], attention_mask[index, columns], width)
             logprobs[index, :width] = found.where(mask[index, :width] > 0, 0.0).to(logprobs.dtype)
         return logprobs, None, None
+
+    def predict_shared(
+        self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `shared_logprobs` under the autocast of training."""
+        rows, multiple = (input_ids, attention_mask, logits_to_keep), self.args.pad_to_multiple_of
+        with self.accelerator.autocast():
+            return shared_logprobs(model, self.args.temperature, *rows, multiple)
 
     # Checkpoints
 

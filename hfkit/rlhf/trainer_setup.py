@@ -174,7 +174,7 @@ class BasePPOTrainer(TrainerBase):
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Create one optimizer, with a learning rate for each of policy and value model.
 
-        As in `Trainer`, biases and norms are parameter groups of their own, without weight decay.
+        As in `Trainer`, biases and norms are in separate parameter groups, without weight decay.
         """
         args = self.args
         if args.max_steps > 0:
