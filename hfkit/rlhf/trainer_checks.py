@@ -27,6 +27,9 @@ NOT_FOLLOWED = (
 )
 """Fields of `TrainingArguments` that change how `Trainer` trains, and that PPO's loop does not read."""
 POLICY_METRICS = choices_of(known_fields(PPOConfig)["metric_for_best_model"]) or []
+OF_TRAINER = ("schedule_free", "lomo", "galore", "apollo")
+"""What the optimizers have in their names that `Trainer` switches between modes, or gives more than parameters."""
+NOT_BY_PPO = "only Trainer's own loop runs it: set adamw_torch, adafactor or another"
 METRIC_SCHEDULE = "PPO's schedule follows its updates, not a metric: set linear, cosine or another"
 
 
@@ -110,6 +113,8 @@ def unread_problems(args: PPOArguments) -> list[Problem]:
         for name, default in defaults.items()
         if getattr(args, name) != default
     ]
+    if any(name in args.optim.value for name in OF_TRAINER):
+        problems.append(Problem("optim", args.optim.value, NOT_BY_PPO))
     if args.lr_scheduler_type in METRIC_SCHEDULES:
         problems.append(Problem("lr_scheduler_type", str(args.lr_scheduler_type), METRIC_SCHEDULE))
     if args.metric_for_best_model not in POLICY_METRICS:

@@ -80,6 +80,8 @@ def test_fp16_of_the_environment_is_reported_before_anything_is_loaded(config_of
         ({"num_mini_batches": 0}, "num_mini_batches", "above 0"),
         ({**EVALUATED, "lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type", "set linear, cosine"),
         ({**EVALUATED, "lr_scheduler_type": "greedy"}, "lr_scheduler_type", "set linear, cosine"),
+        ({"optim": "schedule_free_adamw"}, "optim", "only Trainer's own loop runs it"),
+        ({"optim": "galore_adamw"}, "optim", "only Trainer's own loop runs it"),
     ],
     ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
 )
