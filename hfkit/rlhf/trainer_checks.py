@@ -8,6 +8,7 @@ from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
+from transformers.training_args import OptimizerNames
 
 from hfkit.config.stages import GroupConfig, PPOConfig
 from hfkit.config.trainer_fields import METRIC_SCHEDULES
@@ -113,8 +114,9 @@ def unread_problems(args: PPOArguments) -> list[Problem]:
         for name, default in defaults.items()
         if getattr(args, name) != default
     ]
-    if any(name in args.optim.value for name in OF_TRAINER):
-        problems.append(Problem("optim", args.optim.value, NOT_BY_PPO))
+    optimizer = OptimizerNames(args.optim).value
+    if any(name in optimizer for name in OF_TRAINER):
+        problems.append(Problem("optim", optimizer, NOT_BY_PPO))
     if args.lr_scheduler_type in METRIC_SCHEDULES:
         problems.append(Problem("lr_scheduler_type", str(args.lr_scheduler_type), METRIC_SCHEDULE))
     if args.metric_for_best_model not in POLICY_METRICS:
