@@ -22,7 +22,7 @@ from hfkit.config.fields import (
 from hfkit.config.labeling import LabelConfig, RoundsConfig
 from hfkit.config.online import OnlineConfig
 from hfkit.config.registry import STAGES
-from hfkit.config.stages import GroupConfig
+from hfkit.config.stages import PPO_READS, GroupConfig
 from hfkit.config.trainer_fields import OptimizerFields, TrainerFields
 from hfkit.config.validation import choices_of, default_of, describe_type, known_fields, union_members
 from hfkit.stages.pipeline_file import KEYS
@@ -118,7 +118,7 @@ def keys_page() -> str:
     page.add_heading(2, "Refused keys", "refused-keys")
     page.lines.append(
         "A stage accepts every other field of its trainer's config, such as `neftune_noise_alpha`, except these. PPO "
-        "accepts no further field.\n"
+        f"accepts only {', '.join(f'`{name}`' for name in PPO_READS)}.\n"
     )
     for group, remedies in REFUSED.items():
         page.add_heading(3, REFUSED_TITLES[group], f"refused-{group}")

@@ -149,7 +149,9 @@ class PPOFields:
     """The losses of PPO and the steps that they take; arguments of the trainer too."""
 
     normalize_rewards: bool = arg(False, help="normalize rewards by their running mean and standard deviation")
-    whiten_rewards: bool = arg(False, help="divide rewards by their standard deviation in the batch")
+    whiten_rewards: bool = arg(
+        False, help="scale the rewards of tokens to a standard deviation of 1 in the batch, around their mean"
+    )
     total_episodes: int | None = arg(
         None, help="number of responses to sample in all; overrides num_train_epochs; none: by num_train_epochs"
     )
@@ -174,22 +176,34 @@ class PPOFields:
     ptx_coef: float = arg(0.0, help="weight of the language modeling loss on ptx_datasets")
 
 
+PPO_READS = (
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "lr_scheduler_kwargs"),
+    *("greater_is_better", "eval_on_start", "eval_delay", "logging_first_step"),
+    *("use_cpu", "tf32", "ddp_backend", "ddp_timeout"),
+)
+"""Further fields of `TrainingArguments` that PPO reads; most others concern a loop over a data loader's batches."""
+
+
 @dataclass(kw_only=True)
 class PPOConfig(PPOFields, OnlineConfig):
     """PPO with a reward model or reward functions; the SFT model (`model_name_or_path`) is the KL reference."""
 
     learning_rate: float | None = arg(None, help=f"learning rate of the policy; none: {PPO_RATES}")
+    max_steps: int = arg(-1, help="number of updates; overrides total_episodes and num_train_epochs if above 0")
+    warmup_steps: float = arg(0, help="updates of linear warm-up; below 1: share of all updates")
+    gradient_accumulation_steps: int = arg(
+        1, help="forward passes per batch of responses; each optimizer step takes num_mini_batches times fewer"
+    )
     ptx_datasets: list[DatasetEntry] = arg(factory=list, help="rows as for SFT; ptx_coef adds their loss")
     ptx_max_length: int = arg(512, help="maximum tokens per row of ptx_datasets; longer rows are truncated")
 
-    # Most other fields of the trainer's config concern a loop over a data loader's batches: PPO accepts none.
     @classmethod
-    def extra_field(cls, name: str) -> None:
-        return None
+    def extra_field(cls, name: str) -> Any:
+        return super().extra_field(name) if name in PPO_READS else None
 
     @classmethod
     def refused_field(cls, name: str) -> str | None:
-        names = getattr(cls.trainer_config_class(), "__dataclass_fields__", {})
+        names = {*getattr(cls.trainer_config_class(), "__dataclass_fields__", ())} - {*PPO_READS}
         return super().refused_field(name) or ("PPO does not use it: remove it" if name in names else None)
 
     trainer_config = ("hfkit.rlhf", "PPOArguments")

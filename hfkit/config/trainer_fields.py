@@ -52,7 +52,9 @@ class OptimizerFields(MicroBatchFields, Fields):
         help="experiment trackers: tensorboard, wandb, trackio, ..., or a list of them; none: no tracker",
         means={None: "none"},
     )
-    run_name: str | None = arg(None, help="name of the run in the experiment tracker; none: chosen by the tracker")
+    run_name: str | None = arg(
+        None, help="name of the run in the experiment tracker; none: the last two folders of output_dir"
+    )
 
     learning_rates: ClassVar[LearningRates] = SFT_RATES
 

@@ -5,9 +5,12 @@ state for each process, and `ppo_state.json` (controllers, callbacks, metrics no
 `trainer_state.json` last: a checkpoint without it is incomplete.
 """
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
@@ -89,8 +92,10 @@ def load_progress(folder: Path, optimizer: Optimizer, scheduler: LRScheduler, co
 
 
 def save_random_state(folder: Path, process: int) -> None:
-    """Save the state of this process's torch generators, the only ones that PPO draws from."""
-    states = {"cpu": torch.get_rng_state()}
+    """Save the states of this process's generators: PPO draws from torch's, reward functions from any."""
+    name, keys, *others = cast(tuple, np.random.get_state())
+    numpy_state = (name, keys.tolist(), *others)  # types that a safe load takes
+    states = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy_state}
     if device().type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state()
     torch.save(states, folder / f"rng_state_{process}.pth")
@@ -103,5 +108,8 @@ def load_random_state(folder: Path, process: int) -> None:
         return
     states = torch.load(file, weights_only=True)
     torch.set_rng_state(states["cpu"])
+    if "python" in states:  # checkpoints of earlier versions lack it
+        random.setstate(states["python"])
+        np.random.set_state(states["numpy"])
     if "cuda" in states and device().type == "cuda":
         torch.cuda.set_rng_state(states["cuda"])

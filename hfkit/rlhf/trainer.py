@@ -105,7 +105,8 @@ class PPOTrainer(BasePPOTrainer):
         for name, callback in self.stateful_callbacks.items():
             for key, value in kept.get("callbacks", {}).get(name, {}).items():
                 setattr(callback, key, value)
-        if self.control.should_evaluate:  # a signal has interrupted the evaluation of this step
+        starts = args.eval_on_start and not resume_from_checkpoint
+        if starts or self.control.should_evaluate:  # a signal has interrupted the evaluation of this step
             self.evaluate()
             self.control.should_evaluate = False
 
@@ -193,7 +194,8 @@ class PPOTrainer(BasePPOTrainer):
         metrics = {f"eval_{name}": value for name, value in held_out.metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
-        self.track_best(metrics)
+        if self.state.global_step:  # an evaluation before training has no checkpoint
+            self.track_best(metrics)
         return metrics
 
     def track_best(self, metrics: dict[str, float]) -> None:

@@ -1,15 +1,18 @@
 """Checks the inputs of PPOTrainer, so that settings which would train nothing, or the wrong thing, fail early."""
 
 import os
+from dataclasses import fields
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
+from transformers.training_args import OptimizerNames
 
 from hfkit.config.stages import GroupConfig, PPOConfig
 from hfkit.config.trainer_fields import METRIC_SCHEDULES
+from hfkit.config.validation import choices_of, known_fields
 from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.launch import DEEPSPEED, FSDP
 from hfkit.rlhf.arguments import PPOArguments
@@ -19,6 +22,15 @@ from hfkit.rlhf.sharding_support import ppo_fsdp_problems
 MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 """The environment variable of Accelerate."""
 
+NOT_FOLLOWED = (
+    *("data_seed", "train_sampling_strategy", "auto_find_batch_size", "torch_empty_cache_steps", "torch_compile"),
+    *("neftune_noise_alpha", "label_smoothing_factor", "use_liger_kernel", "optim_target_modules"),
+)
+"""Fields of `TrainingArguments` that change how `Trainer` trains, and that PPO's loop does not read."""
+POLICY_METRICS = choices_of(known_fields(PPOConfig)["metric_for_best_model"]) or []
+OF_TRAINER = ("schedule_free", "lomo", "galore", "apollo")
+"""What the optimizers have in their names that `Trainer` switches between modes, or gives more than parameters."""
+NOT_BY_PPO = "only Trainer's own loop runs it: set adamw_torch, adafactor or another"
 METRIC_SCHEDULE = "PPO's schedule follows its updates, not a metric: set linear, cosine or another"
 
 
@@ -32,7 +44,7 @@ def validate_trainer_inputs(
     ref_model: Model | None = None,
 ) -> None:
     """Raise an HfkitError for inputs that PPO cannot train with."""
-    if problems := precision_problems(args):
+    if problems := [*precision_problems(args), *unread_problems(args)]:
         raise ConfigError(problems)
     if parse_flag_from_env(DEEPSPEED) or getattr(args, "deepspeed", None):
         raise HfkitError("PPO would train nothing under DeepSpeed: train with DDP, or all weights with FSDP2")
@@ -40,8 +52,6 @@ def validate_trainer_inputs(
         if problems := ppo_fsdp_problems(isinstance(model, PeftModel), args.rollout_engine):
             raise ConfigError(problems)
     require_full_batch(len(train_dataset), args)
-    if args.lr_scheduler_type in METRIC_SCHEDULES:
-        raise ConfigError([Problem("lr_scheduler_type", str(args.lr_scheduler_type), METRIC_SCHEDULE)])
     if args.kl_estimator not in ("k1", "k3"):
         raise HfkitError(f"kl_estimator={args.kl_estimator!r}: expected k1 or k3")
     if getattr(args, "stop_token_id", None) is not None:
@@ -94,6 +104,25 @@ def require_full_groups(prompts: int, config: GroupConfig) -> None:
             f"{prompts} prompts < {replies // config.num_generations} of a batch ({replies} responses, num_generations="
             f"{config.num_generations}): no update is possible. Add prompts, or lower the batch size"
         )
+
+
+def unread_problems(args: PPOArguments) -> list[Problem]:
+    """Return the problems of arguments that Python code has set and PPO's loop does not follow; a YAML cannot."""
+    defaults = {one.name: one.default for one in fields(args) if one.name in NOT_FOLLOWED}
+    problems = [
+        Problem(name, getattr(args, name), "PPO's loop does not read it: remove it")
+        for name, default in defaults.items()
+        if getattr(args, name) != default
+    ]
+    optimizer = OptimizerNames(args.optim).value
+    if any(name in optimizer for name in OF_TRAINER):
+        problems.append(Problem("optim", optimizer, NOT_BY_PPO))
+    if args.lr_scheduler_type in METRIC_SCHEDULES:
+        problems.append(Problem("lr_scheduler_type", str(args.lr_scheduler_type), METRIC_SCHEDULE))
+    if args.metric_for_best_model not in POLICY_METRICS:
+        remedy = f"expected one of {', '.join(POLICY_METRICS)}"
+        problems.append(Problem("metric_for_best_model", args.metric_for_best_model, remedy))
+    return problems
 
 
 def precision_problems(config: PPOConfig | PPOArguments) -> list[Problem]:

@@ -14,7 +14,7 @@ from hfkit.cli import DATA_VERBS, VERBS
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.config.fields import REFUSED, DatasetEntry
 from hfkit.config.registry import STAGES
-from hfkit.config.stages import PPOConfig
+from hfkit.config.stages import PPO_READS, PPOConfig
 from hfkit.config.validation import known_fields
 from hfkit.stages.pipeline_file import KEYS
 
@@ -130,7 +130,8 @@ def test_every_key_of_a_dataset_entry_and_of_a_pipeline_is_explained(sections):
 def test_every_refused_key_has_its_remedy(sections):
     listed = {group: {key: cells[0] for key, cells in sections[f"refused-{group}"].items()} for group in REFUSED}
     assert listed == REFUSED
-    assert PPOConfig.refused_field("neftune_noise_alpha"), "the page says that PPO accepts no further field"
+    assert PPOConfig.refused_field("neftune_noise_alpha"), "the page says that PPO accepts few further fields"
+    assert all(PPOConfig.extra_field(name) and not PPOConfig.refused_field(name) for name in PPO_READS)
 
 
 def test_anchors_are_unique(hooks):

@@ -63,8 +63,8 @@ def steady(run_stage, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(run_stage, tmp_path_factory):
-    """Three updates on six prompts, which are evaluated after the second and the last."""
-    changes = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 2, **HELD_OUT}
+    """Three updates on six prompts, which are evaluated at first, and after the second and the last."""
+    changes = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, **HELD_OUT}
     return run_stage("ppo", tmp_path_factory.mktemp("evaluated") / "out", **changes)
 
 
@@ -106,7 +106,7 @@ def test_checkpoints_are_where_the_strategy_says(run, save_steps):
 
 def test_evaluation_is_where_the_strategy_says_and_moves_nothing(run, evaluated):
     rows = rows_with(evaluated, "eval_reward")
-    assert [row["step"] for row in rows] == [2, 3]
+    assert [row["step"] for row in rows] == [0, 2, 3]
     assert all({"eval_kl", "eval_entropy", "eval_length"} <= row.keys() for row in rows)
     assert same(policy_of(evaluated), policy_of(run(max_steps=3, **HELD_OUT)))
 

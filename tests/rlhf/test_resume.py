@@ -1,9 +1,11 @@
 """PPO that was stopped and goes on ends as PPO that was not, bit for bit: weights, optimizer, controllers, curves."""
 
+import random
 import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from interruption import assert_same_run, assert_same_tensors, assert_same_values, curves, stopped_copy
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
+from hfkit.rlhf.checkpoint import load_random_state, save_random_state
 from hfkit.training.checkpoints import checkpoint_fault, last_complete_checkpoint
 
 STEPS = {"max_steps": 6, "save_steps": 3, "save_total_limit": 9}
@@ -147,3 +150,14 @@ def test_killed_in_an_update_it_goes_on_to_the_same_weights(config_of, run_stage
     assert_same_run(folder, done)
     assert_same_checkpoint(folder / "checkpoint-6", done / "checkpoint-6")
     assert [row["step"] for row in curves(folder)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_reward_functions_draw_goes_on_in_a_resumed_run(tmp_path):
+    def draw() -> list[float]:
+        return [random.random(), random.gauss(), float(np.random.standard_normal()), float(torch.rand(()))]
+
+    draw()  # of two normal numbers, NumPy keeps one
+    save_random_state(tmp_path, 0)
+    drawn = draw()
+    load_random_state(tmp_path, 0)
+    assert draw() == drawn

@@ -99,6 +99,9 @@ def test_with_a_peft_config_the_policy_gets_an_adapter(tokenizer, tmp_path):
         ({"kl_estimator": "k2"}, "expected k1 or k3"),
         ({"stop_token_id": 0}, "set eos_token_id"),
         ({"lr_scheduler_type": "greedy", "eval_strategy": "steps", "eval_steps": 1}, "set linear, cosine"),
+        ({"data_seed": 7}, "data_seed: 7 -> PPO's loop does not read it"),
+        ({"neftune_noise_alpha": 5.0, "label_smoothing_factor": 0.1}, "label_smoothing_factor: 0.1"),
+        ({"metric_for_best_model": "loss"}, "expected one of eval_reward, eval_kl"),
     ],
 )
 def test_unsupported_arguments_are_refused(tokenizer, tmp_path, changes, message):
@@ -112,9 +115,11 @@ def test_a_reference_that_is_the_policy_is_refused(tokenizer, tmp_path):
         small_trainer(tokenizer, tmp_path, [policy, policy, value])
 
 
-def test_a_schedule_gets_its_settings(tokenizer, tmp_path):
+def test_schedule_and_optimizer_get_their_settings(tokenizer, tmp_path):
     settings = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.5}, "max_steps": 4}
-    trainer = small_trainer(tokenizer, tmp_path, models("llama", lora=True), **settings)
+    adam = {"adam_beta1": 0.5, "adam_beta2": 0.7, "adam_epsilon": 1e-3}
+    trainer = small_trainer(tokenizer, tmp_path, models("llama", lora=True), **settings, **adam)
+    assert all((one["betas"], one["eps"]) == ((0.5, 0.7), 1e-3) for one in trainer.optimizer.param_groups)
     policy, _ = trainer.lr_scheduler.lr_lambdas
     assert [policy(0), policy(4)] == [1.0, 0.5]
 

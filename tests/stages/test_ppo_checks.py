@@ -80,6 +80,8 @@ def test_fp16_of_the_environment_is_reported_before_anything_is_loaded(config_of
         ({"num_mini_batches": 0}, "num_mini_batches", "above 0"),
         ({**EVALUATED, "lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type", "set linear, cosine"),
         ({**EVALUATED, "lr_scheduler_type": "greedy"}, "lr_scheduler_type", "set linear, cosine"),
+        ({"optim": "schedule_free_adamw"}, "optim", "only Trainer's own loop runs it"),
+        ({"optim": "galore_adamw"}, "optim", "only Trainer's own loop runs it"),
     ],
     ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
 )
@@ -100,6 +102,14 @@ def test_what_does_not_fit_together(config_of, tmp_path, changes, key, remedy):
         {"kl_target": 6.0, "max_kl": 30.0},
         {"total_episodes": 1, "max_steps": 3},
         {"missing_eos_penalty": 1.0, "reward_clip": 3.0, "normalize_rewards": True, "value_warmup_steps": 0},
+        {
+            **EVALUATED,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_length",
+            "greater_is_better": False,
+        },
+        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
+        {**EVALUATED, "eval_on_start": True, "eval_delay": 1, "logging_first_step": True, "use_cpu": True},
     ],
     ids=str,
 )

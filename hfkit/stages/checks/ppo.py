@@ -12,7 +12,7 @@ from hfkit.models.fitting import model_on_meta
 from hfkit.models.loading import cached_config
 from hfkit.records.source import Source
 from hfkit.rlhf.roles import shares_policy_vocabulary
-from hfkit.rlhf.trainer_checks import METRIC_SCHEDULE, precision_problems
+from hfkit.rlhf.trainer_checks import METRIC_SCHEDULE, NOT_BY_PPO, OF_TRAINER, precision_problems
 from hfkit.stages.checks.architecture import (
     MODEL_KEYS,
     find_model_config,
@@ -28,6 +28,7 @@ def ppo_problems(config: PPOConfig) -> list[Problem]:
     """Return every problem of PPO's own fields."""
     rules = [
         (config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0"),
+        (any(name in (config.optim or "") for name in OF_TRAINER), "optim", NOT_BY_PPO),
         (config.lr_scheduler_type in METRIC_SCHEDULES, "lr_scheduler_type", METRIC_SCHEDULE),
     ]
     rules += batch_rules(config) + penalty_rules(config)
