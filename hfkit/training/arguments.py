@@ -11,13 +11,14 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from transformers.utils import is_torch_tf32_available
 
 from hfkit.config.fields import HubFields
+from hfkit.config.neutral_keys import BY_METRIC
 from hfkit.core.compat import use_one_gpu
 from hfkit.core.console import is_main_process, warn
 from hfkit.core.device import has_bf16, process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.core.interrupts import defer_signals
-from hfkit.core.kept_logs import KeepsLogs, kept_logs
+from hfkit.core.kept_logs import KeepsLogs, kept_logs, use_evaluated_weights
 from hfkit.core.launch import engine
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
@@ -74,7 +75,7 @@ def trainer_arguments(config, **overrides):
         values["use_cpu"] = True  # Transformers refuses bf16 otherwise, which a CPU supports
     values |= best_defaults(config)
     arguments = config_class(**{**values, "disable_tqdm": True, **extra, **overrides})
-    if arguments.lr_scheduler_type == "reduce_lr_on_plateau":  # torch assumes that every metric should fall
+    if arguments.lr_scheduler_type in BY_METRIC:  # they assume that every metric should fall
         mode = "max" if arguments.greater_is_better else "min"
         arguments.lr_scheduler_kwargs = {"mode": mode, **(arguments.lr_scheduler_kwargs or {})}
     if arguments.n_gpu > 1:  # nn.DataParallel computes wrong gradients over quantized bases and breaks TRL's losses
@@ -180,13 +181,15 @@ def train(trainer: Trainer, run: Run) -> dict:
     checkpoint = str(run.checkpoint) if run.checkpoint else None
     correct_best_checkpoint(run)
     if checkpoint:
+        trainer.args.eval_on_start = False  # done before the first step; early stopping would count it again
         finish_evaluation(trainer, checkpoint)
     before = own_state(trainer, checkpoint) if checkpoint else TrainerState()
     if isinstance(trainer, KeepsLogs):
         trainer.set_counts(kept_logs(before))
         if run.checkpoint:
             require_own_weights(run.checkpoint, trainer.accelerator.unwrap_model(trainer.model))
-    seconds_before, mean_loss = kept_logs(before).get("seconds", 0.0), None
+    kept = kept_logs(before)
+    seconds_before, mean_loss = kept.get("seconds", 0.0), kept.get("loss", 0.0) / max(before.global_step, 1)
     trainer.started = time.time() - seconds_before
     run.started -= seconds_before
     if before.max_steps and (before.global_step >= before.max_steps or has_stopped(before)):
@@ -201,6 +204,10 @@ def train(trainer: Trainer, run: Run) -> dict:
         require_equal_weights(trainer)
         with defer_signals():
             mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
+        if isinstance(trainer, KeepsLogs) and trainer.state.global_step:
+            mean_loss = trainer.mean_loss()
+        if not (trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint):
+            use_evaluated_weights(trainer)
         require_planned_end(trainer, bool(own_stop(trainer)) or has_lost_patience(trainer))
     if trainer.state.global_step == 0:
         raise HfkitError("no step was taken, since the rows do not fill one batch: lower the batch size")

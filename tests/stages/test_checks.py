@@ -129,6 +129,17 @@ def test_problems_of_the_model_are_about_all_that_names_it(problems_with):
         ({"optim_args": "nonsense"}, ["optim_args"]),
         ({"optim_args": "betas=0.9"}, ["optim_args"]),  # adamw_torch reads none
         ({"optim_args": "momentum=0.9", "optim": "sgd"}, []),
+        ({"adam_beta1": 0.8, "adam_beta2": 0.9, "optim": "sgd"}, ["adam_beta1", "adam_beta2"]),
+        ({"optim_target_modules": ["q_proj"]}, ["optim_target_modules"]),
+        ({"optim_target_modules": ["q_proj"], "optim": "apollo_adamw_layerwise"}, ["optim"]),
+        ({"optim": "adalomo"}, ["optim"]),
+        ({**EVALUATED, "lr_scheduler_type": "greedy", "learning_rate": 1e-4}, ["lr_scheduler_type"]),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 2}, ["warmup_steps"]),
+        ({"train_sampling_strategy": "nope"}, ["train_sampling_strategy"]),
+        ({"dataloader_multiprocessing_context": "spawn"}, ["dataloader_multiprocessing_context"]),
+        ({"data_seed": -1, "pad_to_multiple_of": 0}, ["data_seed", "pad_to_multiple_of"]),
+        ({"label_smoothing_factor": 0.1, "loss_type": "dft"}, ["label_smoothing_factor"]),
+        ({"label_smoothing_factor": 0.1, "loss_type": "nll"}, []),
         ({"eval_on_start": True, "test_split_size": None}, ["eval_on_start"]),
         ({"eval_on_start": True, "test_split_size": 4}, []),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, ["lr_scheduler_type"]),
@@ -227,6 +238,9 @@ def test_a_plan_may_name_data_files_that_do_not_exist_yet_and_nothing_else(base_
     assert keys == left
 
 
+GREEDY = {"lr_scheduler_type": "greedy", "lr_scheduler_kwargs": {"min_lr": 0}}
+
+
 @pytest.mark.parametrize(
     ("stage", "changes", "needed"),
     [
@@ -241,6 +255,7 @@ def test_a_plan_may_name_data_files_that_do_not_exist_yet_and_nothing_else(base_
         ("sft", {"metric_for_best_model": "eval_loss"}, {**EVALUATED, "load_best_model_at_end": True}),
         ("sft", {"eval_delay": 2}, EVALUATED),
         ("sft", {"greater_is_better": True}, {**EVALUATED, "lr_scheduler_type": "reduce_lr_on_plateau"}),
+        ("sft", {"greater_is_better": True}, {**EVALUATED, **GREEDY}),
     ],
     ids=str,
 )
@@ -249,6 +264,24 @@ def test_a_key_that_does_nothing_alone_is_reported(problems_with, stage, changes
     assert problem.key == [*changes][-1] and problem.remedy.startswith("has no effect without ")
     assert {*problem.keys} & {*needed}
     assert problems_with(stage, **changes | needed) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        ("sft", {"packing": True, "pad_to_multiple_of": 8}),
+        ("sft", {"gradient_checkpointing": False, "gradient_checkpointing_kwargs": {"use_reentrant": True}}),
+        ("sft", {"liger_kernel_config": {"rope": True}}),
+        ("sft", {"use_cache": True}),
+        ("dpo", {"liger_kernel_config": {"rope": True}}),
+        ("reward", {"label_smoothing_factor": 0.1}),
+        ("reward", {"torch_compile_backend": "eager"}),
+        ("reward", {"use_peft": True, "lora_dropout": 0.1}),
+    ],
+    ids=str,
+)
+def test_a_key_that_does_nothing_here_is_refused(problems_with, stage, changes):
+    assert [problem.key for problem in problems_with(stage, **changes)] == [[*changes][-1]]
 
 
 @pytest.mark.parametrize(("stage", "packing"), [("sft", True), ("pretrain", "documents")])

@@ -3,6 +3,7 @@
 from peft import TaskType
 
 from hfkit.config.fields import models_named
+from hfkit.config.neutral_keys import BY_METRIC
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import Problem, reason
 from hfkit.core.launch import world_size
@@ -28,7 +29,7 @@ def ppo_problems(config: PPOConfig) -> list[Problem]:
     plateau = "PPO's schedule follows its updates, not a metric: set linear, cosine or another"
     rules = [
         (config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0"),
-        (config.lr_scheduler_type == "reduce_lr_on_plateau", "lr_scheduler_type", plateau),
+        (config.lr_scheduler_type in BY_METRIC, "lr_scheduler_type", plateau),
     ]
     rules += batch_rules(config) + penalty_rules(config)
     problems = [*precision_problems(config), *broken_rules(config, rules)]

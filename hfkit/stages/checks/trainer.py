@@ -18,9 +18,14 @@ from hfkit.training.arguments import trainer_arguments
 CHOICES = {
     "loss_type": ("nll", "dft", "chunked_nll"),  # TRL's SFT reads it only when the model is loaded
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
+    "train_sampling_strategy": ("random", "sequential", "group_by_length", "batch_rebalance"),
     "ddp_backend": tuple(name for name in Backend.backend_list if name != Backend.UNDEFINED),
 }
 """Allowed values of settings that the trainer's arguments do not validate."""
+IN_BACKWARD = ("lomo", "layerwise")
+"""Ends of the names of optimizers that update weights within each backward pass."""
+OF_OPTIMIZERS = ("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
+"""Settings that only some optimizers read."""
 UNKNOWN_STEPS = 1000
 """Optimizer steps to try a schedule with if the config sets none."""
 
@@ -69,17 +74,40 @@ def try_schedule(arguments: TrainingArguments) -> None:
     """
     layer = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # draws no random numbers
     optimizer = torch.optim.SGD(layer.parameters(), lr=arguments.learning_rate)
-    if arguments.optim_target_modules is None:  # the layer is none of these
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
-        without = copy.copy(arguments)
-        without.optim_args = None
-        if arguments.optim_args and Trainer.get_optimizer_cls_and_kwargs(without, layer) == (kind, options):
-            raise HfkitError(f"has no effect with optim: {arguments.optim.value}")
+    if made := try_optimizer(arguments, layer):
+        kind, options = made
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer):
             optimizer = kind(layer.parameters(), **options)
     steps = arguments.max_steps if arguments.max_steps > 0 else UNKNOWN_STEPS
     options = dict(arguments.lr_scheduler_kwargs or {})
     get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(steps), steps, options)
+
+
+def try_optimizer(arguments: TrainingArguments, layer: torch.nn.Module) -> tuple | None:
+    """Return the class of the trainer's optimizer and its options; None if it trains the modules that a key names.
+
+    Raises:
+        Exception: raised by the libraries, or a setting has no effect, or the optimizer takes no part in checkpoints.
+    """
+    name = arguments.optim.value
+    if name.endswith(IN_BACKWARD):
+        raise HfkitError(
+            "updates weights in each backward pass, of which a step has several, and checkpoints lack its state: set "
+            f"{name.removesuffix('_layerwise') if 'layer' in name else 'adafactor'}"
+        )
+    if arguments.optim_target_modules is not None:
+        try:
+            Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
+        except ValueError:  # the layer is none of these modules
+            return None
+    made = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
+    for key in OF_OPTIMIZERS:
+        default = next(field.default for field in fields(arguments) if field.name == key)
+        without = copy.copy(arguments)
+        setattr(without, key, default)
+        if getattr(arguments, key) != default and Trainer.get_optimizer_cls_and_kwargs(without, layer) == made:
+            raise HfkitError(f"{key} has no effect with optim: {name}")
+    return made
 
 
 def try_loader(arguments: TrainingArguments) -> None:
@@ -88,7 +116,7 @@ def try_loader(arguments: TrainingArguments) -> None:
     Raises:
         Exception: raised by torch for settings that it rejects.
     """
-    names = ("num_workers", "prefetch_factor", "persistent_workers")
+    names = ("num_workers", "prefetch_factor", "persistent_workers", "multiprocessing_context")
     DataLoader([0], **{name: getattr(arguments, f"dataloader_{name}") for name in names})
 
 
