@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.utils import RepeatSampler
 
+from hfkit.config.neutral_keys import BY_METRIC
 from hfkit.core.console import printable_line, say
 from hfkit.core.device import keep_random_state
 from hfkit.core.files import write_text
@@ -39,7 +40,8 @@ EVAL_METRICS = {
 class Resume(TrainerCallback):
     """Lets a resumed run log, evaluate and save by the steps in its config, and log what an uninterrupted run logs.
 
-    Trainer would take the steps from the checkpoint and lose metrics that were not logged yet.
+    Trainer would take the steps from the checkpoint and lose metrics that were not logged yet. A schedule that follows
+    a metric takes the one of an evaluation that `finish_evaluation` ran.
     """
 
     def __init__(self, trainer: KeepsLogs):
@@ -49,6 +51,9 @@ class Resume(TrainerCallback):
         state.compute_steps(args, state.max_steps)
         if kept := kept_logs(state):
             self.trainer.set_pending_logs(kept)
+        if "caught_up" in kept and args.lr_scheduler_type in BY_METRIC:
+            name = args.metric_for_best_model.removeprefix("eval_")
+            self.trainer.lr_scheduler.step(kept["caught_up"][f"eval_{name}"])
 
 
 class BeforeFirstStep(TrainerCallback):

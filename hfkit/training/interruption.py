@@ -136,7 +136,9 @@ def finish_evaluation(trainer: Trainer, checkpoint: str) -> None:
         for key, value in state.stateful_callbacks.get(type(one).__name__, {}).get("attributes", {}).items():
             setattr(one, key, value)
     with defer_signals():
-        if determine_best_metric(trainer, trainer.evaluate()):
+        metrics = trainer.evaluate()
+        kept_logs(state)["caught_up"] = metrics  # for `Resume`, since the schedule is loaded later
+        if determine_best_metric(trainer, metrics):
             state.best_model_checkpoint = checkpoint
     state.stateful_callbacks |= {type(one).__name__: one.state() for one in [*stateful, trainer.control]}
     if trainer.is_world_process_zero():
