@@ -1,19 +1,22 @@
-"""python benchmarks/online_vs_trl.py --name 3m [--model DIR] [--pairs 3] [--updates 6]
+"""python benchmarks/online_vs_trl.py --name 3m [--model DIR] [--data FILE] [--pairs 3] [--updates 6]
 
-hfkit's GRPO and RLOO compared with TRL's GRPOTrainer and RLOOTrainer, with LoRA: the same model, prompts (8 to 48
-tokens), reward, settings and number of responses, each run in a separate process, alternately. Both sample with
-`generate`; the learning rate is so low that the length of responses does not change. Writes seconds and CPU seconds an
-update into records/online_vs_trl_NAME.json.
+hfkit's GRPO and RLOO compared with TRL's GRPOTrainer and RLOOTrainer, with LoRA: the same model, prompts, reward,
+settings and number of responses, each run in a separate process, alternately. Both sample with `generate`; the learning
+rate is so low that the length of responses does not change. Writes seconds and CPU seconds an update into
+records/online_vs_trl_NAME.json.
 
-Without `--model`, the model has 3 million random weights, and responses of 24 tokens on average.
+Without `--model`, the model has 3 million random weights, prompts of 8 to 48 tokens, and responses of 24 tokens on
+average. The prompts of `--data`, JSON lines with a `prompt`, are rendered by the model's chat template.
 """
 
 import argparse
+import gzip
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -43,7 +46,7 @@ from hfkit.rlhf.shared_base import copy_sharing_frozen
 OWN = {"grpo": (GRPOTrainer, GRPOArguments), "rloo": (RLOOTrainer, RLOOArguments)}
 BARE = {"grpo": (trl.GRPOTrainer, trl.GRPOConfig), "rloo": (trl.RLOOTrainer, trl.RLOOConfig)}
 SHAPE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6}
-VOCABULARY, REPLY, WARM = 2048, 48, 1
+VOCABULARY, WARM = 2048, 1
 ADAPTER = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 SETTINGS = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "num_generations": 8}
 SETTINGS |= {"learning_rate": 1e-7, "temperature": 1.0, "beta": 0.04, "save_strategy": "no", "report_to": "none"}
@@ -62,7 +65,7 @@ def tokenizer_of_words() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, **options)
 
 
-def policy(path: str | None):
+def policy(path: Path | None):
     """A model with an adapter; without a path, a random Llama, whose responses have 24 tokens on average."""
     torch.manual_seed(0)
     if path is not None:
@@ -75,7 +78,14 @@ def policy(path: str | None):
     return get_peft_model(model, ADAPTER)
 
 
-def prompts(count: int) -> list[str]:
+def prompts(count: int, tokenizer, data: Path | None) -> list[str]:
+    """Prompts of a file, or of random words."""
+    if data is not None:
+        opened = gzip.open(data, "rt", encoding="utf-8") if data.suffix == ".gz" else data.open(encoding="utf-8")
+        with opened as lines:
+            texts = [json.loads(line)["prompt"] for line in islice(lines, count)]
+        chats = [[{"role": "user", "content": text}] for text in texts]
+        return [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(8, 49, (count,), generator=generator).tolist()
     return [
@@ -97,16 +107,17 @@ def bare_reward(prompts, completions, **_) -> list[float]:
     return even_share(completions)
 
 
-def trainer_of(method: str, kind: str, updates: int, folder: str, path: str | None):
+def trainer_of(method: str, kind: str, asked: argparse.Namespace, folder: str):
     """hfkit's trainer or the bare one."""
+    path, steps = asked.model, asked.updates + WARM
     model = policy(path)
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left") if path else tokenizer_of_words()
-    texts = prompts(4 * (updates + WARM))
-    given = {**SETTINGS, "output_dir": folder, "max_steps": updates + WARM}
+    texts = prompts(4 * steps, tokenizer, asked.data)
+    given = {**SETTINGS, "output_dir": folder, "max_steps": steps}
     if kind == "bare":
         bare, arguments = BARE[method]
         rows = Dataset.from_dict({"prompt": texts})
-        given |= {"max_completion_length": REPLY, "top_k": 0}
+        given |= {"max_completion_length": asked.reply, "top_k": 0}
         return bare(
             model=model,
             reward_funcs=bare_reward,
@@ -121,7 +132,7 @@ def trainer_of(method: str, kind: str, updates: int, folder: str, path: str | No
         model=model,
         ref_model=copy_sharing_frozen(model).requires_grad_(False).eval(),
         scorer=Scorer(tokenizer, functions={"even": own_reward}, stop_token_ids=[tokenizer.eos_token_id]),
-        args=arguments(**given, response_length=REPLY),
+        args=arguments(**given, response_length=asked.reply),
         train_dataset=rows,
         eval_dataset=None,
         processing_class=tokenizer,
@@ -145,22 +156,25 @@ class Clock:
         return {"seconds": time.perf_counter() - self.begin[0], "cpu_seconds": time.process_time() - self.begin[1]}
 
 
-def run(method: str, kind: str, updates: int, path: str | None) -> dict:
+def run(method: str, kind: str, asked: argparse.Namespace) -> dict:
     set_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(method, kind, updates, folder, path)
+        trainer = trainer_of(method, kind, asked, folder)
         trainer.remove_callback(PrinterCallback)
         clock = Clock(trainer)
         trainer.train()
-        found = {name: value / updates for name, value in clock.stop().items()}
+        found = {name: value / asked.updates for name, value in clock.stop().items()}
         lengths = [log["completions/mean_length"] for log in trainer.state.log_history if "entropy" in log]
-    return {**found, "mean_length": sum(lengths[WARM:]) / updates}
+    return {**found, "mean_length": sum(lengths[WARM:]) / asked.updates}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True)
-    parser.add_argument("--model", help="folder of a model")
+    parser.add_argument("--model", type=Path, help="folder of a model")
+    parser.add_argument("--data", type=Path, help="file of prompts, instead of random words")
+    parser.add_argument("--reply", type=int, default=48, help="most tokens of a response")
+    parser.add_argument("--methods", nargs="+", choices=[*OWN], default=[*OWN])
     parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--updates", type=int, default=6, help="timed updates of a run")
@@ -168,11 +182,11 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.one:
         method, kind = asked.one.split(":")
-        return print(json.dumps(run(method, kind, asked.updates, asked.model)))
-    shape = {"model": Path(asked.model).name} if asked.model else SHAPE
-    record = {"benchmark": "online_vs_trl", "settings": {**SETTINGS, "response_length": REPLY, **shape}}
+        return print(json.dumps(run(method, kind, asked)))
+    shape = {"model": asked.model.name, "data": asked.data and asked.data.name} if asked.model else SHAPE
+    record = {"benchmark": "online_vs_trl", "settings": {**SETTINGS, "response_length": asked.reply, **shape}}
     record |= {"threads": torch.get_num_threads(), "environment": environment(), "methods": {}}
-    for method in OWN:
+    for method in asked.methods:
         runs: dict[str, list[dict]] = {"hfkit": [], "bare": []}
         for pair in range(asked.pairs):
             for kind in [*runs][:: 1 if pair % 2 == 0 else -1]:

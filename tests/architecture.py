@@ -44,6 +44,17 @@ def import_graph(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     return graph
 
 
+def indirect_imports(trees: dict[str, ast.Module]) -> list[str]:
+    """Return the names that a module imports from one that imports them itself, each as "module: name"."""
+    imports = [(name, node) for name, tree in trees.items() for node in ast.walk(tree)]
+    imports = [(name, node) for name, node in imports if isinstance(node, ast.ImportFrom) and node.module in trees]
+    names = [(name, node.module, alias.name) for name, node in imports for alias in node.names]
+    imported = {(name, alias) for name, _, alias in names}
+    return [
+        f"{name}: {one.name}" for name, node in imports for one in node.names if (node.module, one.name) in imported
+    ]
+
+
 def calls_without_encoding(trees: dict[str, ast.Module]) -> list[str]:
     """Return the calls that open a file as text in the locale's encoding, each as "module:line"."""
     found = []

@@ -12,6 +12,7 @@ from architecture import (
     functions,
     import_graph,
     in_circles,
+    indirect_imports,
     long_files,
     modules,
     modules_at_the_top,
@@ -31,6 +32,12 @@ def test_an_import_cycle_through_a_function_is_found():
 
 def test_only_floors_are_at_the_top():
     assert modules_at_the_top(modules()) == ["__init__.py", "__main__.py", "cli.py"]
+
+
+def test_a_name_is_imported_from_the_module_that_defines_it():
+    assert indirect_imports(modules()) == []
+    through = {"a.b": ast.parse("from a.c import x"), "a.c": ast.parse("x = 1"), "a.d": ast.parse("from a.b import x")}
+    assert indirect_imports(through) == ["a.d: x"]
 
 
 def test_a_name_has_one_meaning():

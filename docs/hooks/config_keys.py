@@ -98,7 +98,7 @@ def keys_page() -> str:
         page.lines.append(
             f"{purpose}\n\nStages: {', '.join(link(STAGES[name].title, name) for name in having(group))}.\n"
         )
-        page.add_table(anchor(title), group, get_annotations(group))
+        page.add_table(anchor(title), group, own_keys(group))
     page.add_heading(2, "Dataset entries", "dataset-entries")
     page.lines.append(
         "An item of `datasets`, `eval_datasets`, `ptx_datasets` or `prompts`. A text alone is the name of a data card, "
@@ -134,7 +134,7 @@ class Page:
     def __init__(self):
         self.lines: list[str] = []
         self.anchors = {*STAGES, *(anchor(title) for title, _ in SHARED.values())}
-        self.shared_keys = {key for group in SHARED for key in get_annotations(group)}
+        self.shared_keys = {key for group in SHARED for key in own_keys(group)}
 
     def add_heading(self, level: int, title: str, name: str) -> None:
         """Add a heading with an anchor."""
@@ -145,7 +145,7 @@ class Page:
         """Add the keys that only this stage has, or has with other defaults, and links to those that it shares."""
         self.add_heading(2, spec.title, name)
         self.lines.append(f"`hfkit {name}`. {spec.config_class.__doc__}\n")
-        self.add_table(name, spec.config_class, get_annotations(spec.config_class))
+        self.add_table(name, spec.config_class, own_keys(spec.config_class))
         groups = [group for group in SHARED if name in having(group)]
         self.lines.append(f"Keys that it shares: {', '.join(link(SHARED[group][0]) for group in groups)}.\n")
 
@@ -173,9 +173,14 @@ class Page:
         self.lines.append("")
 
 
+def own_keys(group: type) -> set[str]:
+    """Return the keys in the table of a group or of a stage: those of its class and of bases without a table."""
+    return set(get_annotations(group)).union(*(own_keys(base) for base in group.__bases__ if base not in SHARED))
+
+
 def declaring(stage: str, key: str) -> type | None:
-    """Return the class whose declaration of a key counts for a stage."""
-    return next((base for base in STAGES[stage].config_class.__mro__ if key in get_annotations(base)), None)
+    """Return the class in whose table a key of a stage stands."""
+    return next((base for base in STAGES[stage].config_class.__mro__ if key in own_keys(base)), None)
 
 
 def having(group: type) -> list[str]:

@@ -71,7 +71,7 @@ def arg(
         means: values that other libraries accept for this key -> the values that hfkit uses for them.
         remedy: what to do instead, added to the problem of a value that does not fit.
     """
-    metadata = {"help": help, "means": means or {}, "remedy": remedy}
+    metadata = {"help": help} | ({"means": means} if means else {}) | ({"remedy": remedy} if remedy else {})
     return field(default=default, default_factory=factory, metadata=metadata)
 
 

@@ -6,6 +6,7 @@ Evaluation is not among them: each one draws a random number, which changes the 
 from dataclasses import fields
 
 from hfkit.config.fields import HubFields
+from hfkit.config.trainer_fields import METRIC_SCHEDULES
 
 NOT_RECORDED = ("output_dir", "resume_from_checkpoint", *(field.name for field in fields(HubFields)))
 """The output folder, resuming and the Hub: the record's config leaves them out."""
@@ -26,8 +27,6 @@ VLLM = ("vllm_server_base_url", "vllm_server_timeout", "vllm_group_port", "vllm_
 """The address and memory of vLLM, but not whether it samples."""
 THRESHOLDS = ("max_dropped", "min_reward_accuracy")
 """Thresholds: a run that exceeds one stops before it trains."""
-BY_METRIC = ("reduce_lr_on_plateau", "greedy")
-"""The learning rate schedules that follow a metric of the evaluations."""
 
 
 def neutral_keys(settings: dict) -> set[str]:
@@ -46,4 +45,4 @@ def neutral_keys(settings: dict) -> set[str]:
 def chooses_by_evaluation(settings: dict) -> bool:
     """Return whether evaluations decide which weights a run publishes."""
     chooses = settings.get("load_best_model_at_end") or settings.get("early_stopping_patience")
-    return bool(chooses) or settings.get("lr_scheduler_type") in BY_METRIC
+    return bool(chooses) or settings.get("lr_scheduler_type") in METRIC_SCHEDULES

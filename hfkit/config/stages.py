@@ -112,7 +112,15 @@ OF_THE_BATCH = ("aot", "aot_unpaired", "sft")
 
 
 @dataclass(kw_only=True)
-class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
+class EvalPromptFields:
+    """How the policy responds to held-out prompts after DPO; arguments of the trainer too."""
+
+    response_length: int = arg(128, help="maximum tokens per response to one of the eval_prompts")
+    temperature: float = arg(0.7, help="sampling temperature of the responses to the eval_prompts")
+
+
+@dataclass(kw_only=True)
+class DPOConfig(EvalPromptFields, ModelFields, DataFields, TrainerFields, OutputFields):
     """Direct preference optimization on pairs or rankings; the SFT model (`model_name_or_path`) is the reference."""
 
     max_length: int = arg(
@@ -128,8 +136,6 @@ class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     )
     label_smoothing: float = arg(0.0, help="assumed share of wrong labels, for the losses robust, exo_pair and aot")
     eval_prompts: int = arg(64, help="held-out prompts that SFT model and policy respond to after training; 0: none")
-    response_length: int = arg(128, help="maximum tokens per response to one of the eval_prompts")
-    temperature: float = arg(0.7, help="sampling temperature of the responses to the eval_prompts")
 
     def __post_init__(self):
         super().__post_init__()
@@ -142,14 +148,14 @@ class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
 
 @dataclass(kw_only=True)
-class PPOConfig(OnlineConfig):
-    """PPO with a reward model or reward functions; the SFT model (`model_name_or_path`) is the KL reference."""
+class PPOFields:
+    """The losses of PPO and the steps that they take; arguments of the trainer too."""
 
     normalize_rewards: bool = arg(False, help="normalize rewards by their running mean and standard deviation")
+    whiten_rewards: bool = arg(False, help="divide rewards by their standard deviation in the batch")
     total_episodes: int | None = arg(
         None, help="number of responses to sample in all; overrides num_train_epochs; none: by num_train_epochs"
     )
-    learning_rate: float | None = arg(None, help=f"learning rate of the policy; none: {PPO_RATES}")
     value_learning_rate: float | None = arg(None, help="learning rate of the value model; none: learning_rate")
     value_warmup_steps: int = arg(0, help="number of initial updates that train only the value model")
     num_ppo_epochs: int = arg(4, help="passes over each batch of responses")
@@ -168,8 +174,14 @@ class PPOConfig(OnlineConfig):
     entropy_coef: float = arg(0.0, help="weight of an entropy bonus")
     gamma: float = arg(1.0, help="discount factor")
     lam: float = arg(0.95, help="lambda of GAE (arXiv 1506.02438)")
-    whiten_rewards: bool = arg(False, help="divide rewards by their standard deviation in the batch")
     ptx_coef: float = arg(0.0, help="weight of the language modeling loss on ptx_datasets")
+
+
+@dataclass(kw_only=True)
+class PPOConfig(PPOFields, OnlineConfig):
+    """PPO with a reward model or reward functions; the SFT model (`model_name_or_path`) is the KL reference."""
+
+    learning_rate: float | None = arg(None, help=f"learning rate of the policy; none: {PPO_RATES}")
     ptx_datasets: list[DatasetEntry] = arg(factory=list, help="rows as for SFT; ptx_coef adds their loss")
     ptx_max_length: int = arg(512, help="maximum tokens per row of ptx_datasets; longer rows are truncated")
 

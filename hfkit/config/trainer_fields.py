@@ -9,13 +9,14 @@ from typing import ClassVar, Literal
 from hfkit.config.fields import Fields, arg
 from hfkit.config.learning_rates import SFT_RATES, LearningRates
 
+METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
+"""The learning rate schedules that follow the metric of each evaluation, rather than the steps."""
+
 
 @dataclass(kw_only=True)
-class OptimizerFields(Fields):
-    """Batch sizes, optimizer and precision, named as in `TrainingArguments`."""
+class MicroBatchFields:
+    """How the rows of a step are cut into forward passes; arguments of the trainers of PPO, GRPO and RLOO too."""
 
-    per_device_train_batch_size: int = arg(8, help="rows per forward pass on each device")
-    per_device_eval_batch_size: int = arg(8, help="rows per forward pass of an evaluation on each device")
     max_tokens_per_micro_batch: int | None = arg(
         None,
         help="maximum tokens per forward pass; none: per_device_train_batch_size rows of the maximum length, or the "
@@ -24,6 +25,14 @@ class OptimizerFields(Fields):
     micro_batches_by_length: bool = arg(
         True, help="group the rows of a step into forward passes of similar length: the same training with less padding"
     )
+
+
+@dataclass(kw_only=True)
+class OptimizerFields(MicroBatchFields, Fields):
+    """Batch sizes, optimizer and precision, named as in `TrainingArguments`."""
+
+    per_device_train_batch_size: int = arg(8, help="rows per forward pass on each device")
+    per_device_eval_batch_size: int = arg(8, help="rows per forward pass of an evaluation on each device")
     gradient_accumulation_steps: int = arg(1, help="forward passes per optimizer step")
     num_train_epochs: float = arg(1.0, help="number of passes over the training rows")
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {SFT_RATES}")

@@ -9,6 +9,9 @@ from pathlib import Path
 from hfkit.core.compat import names_of_modules
 from hfkit.core.device import wait_for_everyone
 
+SCHEDULE_METRIC = "schedule_metric"
+"""What is kept if a resumed run has finished an evaluation: its metric, if the learning rate schedule follows one."""
+
 
 class KeepsLogs:
     """A mixin for a `Trainer` whose checkpoints keep metrics not logged yet and the counts since the first step.

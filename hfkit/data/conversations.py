@@ -17,7 +17,7 @@ from hfkit.data.concatenation import common_feature, message_list
 from hfkit.data.conversions import MESSAGES, SHAREGPT_FIELDS, TEXT_ROLE, item_fields
 from hfkit.data.json_shapes import ROLE_FIELDS
 from hfkit.data.message_texts import TEXTS, check_texts, is_json_text, iter_column_texts, parse_messages, parse_reply
-from hfkit.data.messages import RenderError, normalize_message, without_nulls
+from hfkit.data.messages import USUAL_ROLES, RenderError, normalize_message, usual_role, without_nulls
 
 SYSTEM = "system"
 """The column whose text becomes the system message of a row."""
@@ -25,9 +25,6 @@ REPLY_COLUMNS = ("chosen", "rejected", "response", "completion", "replies")
 CONVERSATION_COLUMNS = ("messages", "prompt", *REPLY_COLUMNS)
 ROLE_PATTERN = r'[{,]\s*"(?:role|from)"\s*:\s*"(?P<role>[^"\\]*)"'
 """Finds the role in the JSON of a message; inside a text, its quotes would be escaped."""
-USUAL_ROLES = dict.fromkeys(("user", "human", "prompter"), "user") | {"system": "system", "tool": "tool"}
-USUAL_ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "bot", "model", "ai"), "assistant")
-"""The usual name of each spelling of a role, in lowercase."""
 
 
 def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[str, str]]:
@@ -152,11 +149,6 @@ def iter_roles(value: object) -> Iterator[str]:
             yield role
 
 
-def usual_role(role: str) -> str:
-    """Return the usual name of a role; an unknown role is returned unchanged."""
-    return USUAL_ROLES.get(role.strip().lower(), role)
-
-
 def conversation_feature(kind, is_parsed: bool):
     """Return the type of a column of messages with `role` and `content`."""
     if is_parsed:
@@ -224,7 +216,7 @@ def usual_messages(value: object, text_role: str) -> object:
         rest = {name: field for name, field in value.items() if name not in ("from", "value", "role", "content")}
         value = {"role": value["from"], "content": value.get("value"), **rest}
     role = value.get("role")
-    role = text_role if role == TEXT_ROLE else usual_role(role) if isinstance(role, str) else role
+    role = text_role if role == TEXT_ROLE else usual_role(role)
     return value | {"role": role}
 
 

@@ -14,14 +14,13 @@ import pyarrow as pa
 from datasets import Dataset, Features, Json, LargeList, List, Value
 
 from hfkit.data.function_calls import TURN_COLUMNS, function_calls, with_tool_calls
+from hfkit.data.messages import usual_role
 
 PLACEHOLDER = re.compile(r"{([^{}]+)}")  # "{instruction}\n\n{input}"
 DIFFERENCE = re.compile(r"(\w+) - (\w+)")  # "score_chosen - score_rejected"
 ITEMS = re.compile(r"(\w+)\[\]\.(\w+)")  # "answers[].rank"
 # "\n\nHuman: " in HH-RLHF and Nectar, "<extra_id_1>User\n" in HelpSteer2.
 TRANSCRIPT_MARK = re.compile(r"(?:^|\n\n)(Human|Assistant):(?: |$|(?=\n))|<extra_id_1>(User|Assistant)\n")
-SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-SHAREGPT_ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
 SHAREGPT_FIELDS = {"from": "role", "value": "content"}  # the fields of a turn -> those of a message
 NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # prefixes of the names of numeric types
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -100,7 +99,7 @@ def parse_transcript(text: str, *, is_prompt: bool = True) -> list[dict]:
     parts = TRANSCRIPT_MARK.split(text)
     messages = [{"role": "user", "content": parts[0].strip()}] if parts[0].strip() else []
     for human, extra, content in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        messages.append({"role": SHAREGPT_ROLES[(human or extra).lower()], "content": content.strip()})
+        messages.append({"role": usual_role(human or extra), "content": content.strip()})
     while is_prompt and messages and not messages[-1]["content"] and messages[-1]["role"] == "assistant":
         messages.pop()
     return messages
@@ -143,7 +142,7 @@ def shared_prompt_text(chosen: str, rejected: str) -> str:
 def sharegpt(row: dict) -> dict:
     """Return `messages` from turns of {from, value}; unknown roles are kept, and the template may reject them."""
     turns = [{SHAREGPT_FIELDS.get(name, name): value for name, value in turn.items()} for turn in row["messages"] or []]
-    return {"messages": [turn | {"role": SHAREGPT_ROLES.get(turn.get("role"), turn.get("role"))} for turn in turns]}
+    return {"messages": [turn | {"role": usual_role(turn.get("role"))} for turn in turns]}
 
 
 def history(row: dict) -> dict:

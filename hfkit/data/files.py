@@ -23,12 +23,13 @@ from hfkit.core.hub_retry import cached_if_unreachable
 from hfkit.core.limits import UnsafeFileError
 from hfkit.data.compression import unpacked
 from hfkit.data.file_sets import file_options, read_dataset, read_files
-from hfkit.data.given_rows import GIVEN, name_in_messages
+from hfkit.data.given_rows import name_in_messages
 from hfkit.data.json_rows import json_shape
 from hfkit.data.json_shapes import row_features
 from hfkit.data.progress import progress_bars
 from hfkit.data.row_sizes import check_sizes
 from hfkit.data.source_files import STATE, check_saved, is_saved, without_decoding
+from hfkit.records.given_rows import GIVEN
 
 
 def builder_of(path: Path) -> str | None:

@@ -11,10 +11,11 @@ from datasets import Dataset, Value
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import Keep
 from hfkit.data.columns import ANSWERS, QUESTIONS, TURNS, can_read
-from hfkit.data.conversations import find_roles, is_conversation, iter_roles, usual_role
+from hfkit.data.conversations import find_roles, is_conversation, iter_roles
 from hfkit.data.conversions import expression_columns
 from hfkit.data.function_calls import CALL_ROLE, RESULT_ROLES
 from hfkit.data.message_texts import TEXTS, parse_messages
+from hfkit.data.messages import usual_role
 
 Predicate = Callable[[Dataset, str], bool]
 

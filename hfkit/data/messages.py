@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from hfkit.core.limits import load_json
 
@@ -16,9 +17,19 @@ TRAIN_FIELDS = ("weight", "train", "training", "trainable", "loss")
 """Fields of a message that decide whether it is trained on: 0 or 1, false or true."""
 PART_FIELDS = ("train_detail", "training_detail")
 
+USUAL_ROLES = dict.fromkeys(("user", "human", "prompter"), "user") | {"system": "system"}
+USUAL_ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "bot", "model", "ai"), "assistant")
+USUAL_ROLES |= dict.fromkeys(("tool", "function"), "tool")
+"""The usual name of each spelling of a role, in lowercase."""
+
 
 class RenderError(ValueError):
     """A row cannot be rendered. The text is short, since rows are counted by it."""
+
+
+def usual_role(role: Any) -> Any:
+    """Return the usual name of a role; an unknown one, or one that is not a text, is returned unchanged."""
+    return USUAL_ROLES.get(role.strip().lower(), role) if isinstance(role, str) else role
 
 
 def to_messages(given: object, role: str) -> Messages:

@@ -19,7 +19,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.caching import cached_map, process_count
 from hfkit.data.encoding import check_losses, drop_empty_texts, iter_texts
-from hfkit.data.files import progress_bars
+from hfkit.data.progress import progress_bars
 from hfkit.data.splits import SplitStats
 
 # Each batch ends with a row that is not full, so batches are large. An Arrow list holds at most 2^31 tokens, and

@@ -115,11 +115,12 @@ def sample_until_ended(
 ) -> list[list[int]]:
     """Return responses to one batch of prompts (B, P), padded on the left; rows that have ended leave the batch.
 
-    Lengths of responses vary widely: a whole batch would compute as many tokens for each row as for the longest.
+    Lengths of responses vary widely: a whole batch would compute as many tokens for each row as for the longest. Equal
+    prompts are computed once.
     """
     width, limit, stop_token_ids = ids.shape[1], ids.shape[1] + max_new_tokens, torch.tensor(config.eos_token_id)
     replies = [[] for _ in ids]
-    running, cache, stride = torch.arange(len(ids)), None, STRIDE
+    running, cache, stride = torch.arange(len(ids)), cache_of_repeated(model, ids, mask, config), STRIDE
     while len(running) and ids.shape[1] < limit:
         config.max_new_tokens = min(stride, limit - ids.shape[1])
         made = model.generate(
@@ -138,11 +139,44 @@ def sample_until_ended(
         unfinished = (~ended.any(1)).nonzero().flatten()
         running, rows = running[unfinished], unfinished.to(ids.device)
         ids, mask = ids[rows], mask[rows]
-        if type(cache) is DynamicCache and all(type(layer) in LAYERS for layer in cache.layers):
+        if can_select_rows(cache):
             cache.batch_select_indices(rows)
         else:  # for example a recurrent state: one call generates the rest, with a new cache
             cache, stride = None, max_new_tokens
     return replies
+
+
+def can_select_rows(cache: object) -> bool:
+    """Return whether rows can be selected from a cache, also several times."""
+    return type(cache) is DynamicCache and all(type(layer) in LAYERS for layer in cache.layers)
+
+
+def cache_of_repeated(
+    model: PreTrainedModel | PeftModel, ids: torch.Tensor, mask: torch.Tensor, config: GenerationConfig
+) -> DynamicCache | None:
+    """Return a cache of prompts (B, P) without their last tokens, in which each different prompt was computed once.
+
+    None if that would not save the time of a call.
+    """
+    different: dict[tuple[int, ...], int] = {}
+    rows = [different.setdefault(tuple(row), len(different)) for row in torch.cat([ids, mask], 1).tolist()]
+    saved = (len(rows) - len(different)) * (ids.shape[1] - 1)
+    if saved < call_tokens(model) or int(mask.sum(1).min()) < 2:  # generation needs a token of each row
+        return None
+    firsts = [rows.index(number) for number in different.values()]
+    one_token = GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=config.pad_token_id)
+    made = model.generate(
+        input_ids=ids[firsts, :-1],
+        attention_mask=mask[firsts, :-1],
+        generation_config=one_token,
+        return_dict_in_generate=True,
+        synced_gpus=False,
+    )
+    cache = getattr(made, CACHE_NAME)
+    if not can_select_rows(cache):
+        return None
+    cache.batch_select_indices(torch.tensor(rows, device=ids.device))
+    return cache
 
 
 def up_to_stop(reply: list[int], stop_token_ids: list[int]) -> list[int]:

@@ -97,12 +97,15 @@ def visible(branches: torch.Tensor) -> torch.Tensor:
     return ((read == 0) | (read == asking)).tril()[:, None]
 
 
-def reply_states(model: torch.nn.Module, backbone: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def reply_states(
+    model: torch.nn.Module, backbone: PreTrainedModel, batch: dict[str, torch.Tensor], **options: int
+) -> torch.Tensor:
     """Return the hidden state of the last token of each response, (R, H).
 
     Args:
         model: the model to call, which calls the backbone.
-        batch: as from `padded_sequences`.
+        batch: as from `padded_sequences`; other tokens may be in `ends`.
+        options: further arguments of the call.
     """
     inputs = {"input_ids": batch["input_ids"], "attention_mask": (batch["attention_mask"] > 0).long()}
     if (batch["branches"] > 0).any():
@@ -113,17 +116,20 @@ def reply_states(model: torch.nn.Module, backbone: PreTrainedModel, batch: dict[
             )
         inputs |= {"attention_mask": mask, "position_ids": batch["position_ids"]}
     with last_hidden_states(backbone) as states:
-        outputs = model(**inputs, use_cache=False)
+        outputs = model(**inputs, use_cache=False, **options)
     rows, indices = batch["ends"]
     return joined_to_outputs(states[0], model, outputs)[rows, indices]
 
 
 @torch.no_grad()
-def shares_prefixes(model: torch.nn.Module, backbone: PreTrainedModel, replies: list[list[int]]) -> bool:
+def shares_prefixes(
+    model: torch.nn.Module, backbone: PreTrainedModel, replies: list[list[int]], **options: int
+) -> bool:
     """Return whether a model's hidden states of responses are the same in one sequence as in separate ones.
 
     Args:
         replies: the longest ones that it will read, since some models have a limited window.
+        options: further arguments of the model's call.
     """
     config = backbone.config.get_text_config()
     kinds = {*(getattr(config, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
@@ -134,7 +140,9 @@ def shares_prefixes(model: torch.nn.Module, backbone: PreTrainedModel, replies: 
     model.eval()
     try:
         joined, *single = (
-            reply_states(model, backbone, {name: tensor.to(backbone.device) for name, tensor in batch.items()})
+            reply_states(
+                model, backbone, {name: tensor.to(backbone.device) for name, tensor in batch.items()}, **options
+            )
             for batch in (padded_sequences([sequence_of(some)], 0) for some in (replies, *([one] for one in replies)))
         )
     except (RuntimeError, TypeError, ValueError) as error:  # this architecture supports no such mask, or no positions

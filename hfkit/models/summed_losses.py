@@ -9,15 +9,8 @@ from functools import partial
 import torch
 from torch.func import functional_call
 
-from hfkit.models.token_predictions import (
-    Head,
-    Measure,
-    causal_model,
-    chunk_size,
-    measure_chunk,
-    measure_states,
-    predicting_states,
-)
+from hfkit.models.output_head import Head, causal_model
+from hfkit.models.token_predictions import Measure, chunk_size, measure_chunk, measure_states, predicting_states
 from hfkit.models.zero import gathers_head, whole_head
 
 

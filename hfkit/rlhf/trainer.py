@@ -72,8 +72,8 @@ class PPOTrainer(BasePPOTrainer):
                 leave(self, *failures)
             with self.timed("update"):
                 metrics |= self.updater(experience, self.state.global_step >= self.args.value_warmup_steps)
-                self.lr_scheduler.step()
             metrics |= self.step_metrics(experience)
+            self.lr_scheduler.step()
             self.end_step(metrics, rows, replies, experience)
         if self.pending_logs:
             self.log_pending()
@@ -88,9 +88,7 @@ class PPOTrainer(BasePPOTrainer):
         args, state = self.args, self.state
         state.max_steps = args.max_steps if args.max_steps > 0 else args.num_total_batches or 0
         state.num_train_epochs = state.max_steps * self.batch_size / self.train_dataset_len  # type: ignore[assignment]  # a fraction
-        for name in ("logging_steps", "eval_steps", "save_steps"):
-            steps = getattr(args, name) or 0
-            setattr(state, name, max(int(state.max_steps * steps), 1) if 0 < steps < 1 else int(steps))
+        state.compute_steps(args, state.max_steps)
         if warning := self.controllers.kl.slowness_warning(state.max_steps * self.batch_size):
             warn(warning)
         state.global_step = state.episode = 0

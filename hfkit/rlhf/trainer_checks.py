@@ -9,6 +9,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.config.stages import GroupConfig, PPOConfig
+from hfkit.config.trainer_fields import METRIC_SCHEDULES
 from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.launch import DEEPSPEED, FSDP
 from hfkit.rlhf.arguments import PPOArguments
@@ -17,6 +18,8 @@ from hfkit.rlhf.sharding_support import ppo_fsdp_problems
 
 MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 """The environment variable of Accelerate."""
+
+METRIC_SCHEDULE = "PPO's schedule follows its updates, not a metric: set linear, cosine or another"
 
 
 def validate_trainer_inputs(
@@ -37,6 +40,8 @@ def validate_trainer_inputs(
         if problems := ppo_fsdp_problems(isinstance(model, PeftModel), args.rollout_engine):
             raise ConfigError(problems)
     require_full_batch(len(train_dataset), args)
+    if args.lr_scheduler_type in METRIC_SCHEDULES:
+        raise ConfigError([Problem("lr_scheduler_type", str(args.lr_scheduler_type), METRIC_SCHEDULE)])
     if args.kl_estimator not in ("k1", "k3"):
         raise HfkitError(f"kl_estimator={args.kl_estimator!r}: expected k1 or k3")
     if getattr(args, "stop_token_id", None) is not None:

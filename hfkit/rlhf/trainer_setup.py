@@ -172,22 +172,27 @@ class BasePPOTrainer(TrainerBase):
         return policy_engine(self.args, self.policy_model, self.processing_class, trained, longest)
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
-        """Create one optimizer, with a parameter group and a learning rate for each of policy and value model."""
+        """Create one optimizer, with a learning rate for each of policy and value model.
+
+        As in `Trainer`, biases and norms are in separate parameter groups, without weight decay.
+        """
         args = self.args
         if args.max_steps > 0:
             num_training_steps = args.max_steps
         if self.optimizer is None:
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, self.model)
             rates = {self.policy_model: args.learning_rate, self.value_model: args.value_learning_rate}
-            groups = [
-                {
-                    "params": [p for p in model.parameters() if p.requires_grad],
-                    "lr": args.learning_rate if rate is None else rate,
-                    "weight_decay": args.weight_decay,
-                }
-                for model, rate in rates.items()
-            ]
-            self.optimizer = optimizer_class(groups, **options)
+            groups = []
+            for model, rate in rates.items():
+                names, shared = (
+                    self.get_decay_parameter_names(model),
+                    {"lr": args.learning_rate if rate is None else rate},
+                )
+                trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+                for decays in (True, False):
+                    group = [p for name, p in trained.items() if (name in names) == decays]
+                    groups.append({"params": group, "weight_decay": args.weight_decay if decays else 0.0, **shared})
+            self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
         self.create_scheduler(num_training_steps, self.optimizer)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

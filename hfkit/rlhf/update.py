@@ -106,12 +106,13 @@ class Updater:
     def optimizer_step(self) -> float:
         """Sum the gradients over processes, clip them to `max_grad_norm`, and step; return their norm before the clip.
 
+        As in `Trainer`, a `max_grad_norm` of 0 clips nothing.
         Parameters without a gradient (the policy's during value warmup) are skipped: no weight decay, no step in Adam's
         moments. Gradients that are not finite are dropped, so the weights do not change.
         """
         if self.accelerator.num_processes > 1 and not self.is_sharded:
             self.sum_gradients()
-        total = torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+        total = torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm or math.inf)
         norm = float(gathered(total, self.accelerator.device))
         if math.isfinite(norm):
             self.optimizer.step()

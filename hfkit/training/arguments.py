@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from transformers.utils import is_torch_tf32_available
 
 from hfkit.config.fields import HubFields
-from hfkit.config.neutral_keys import BY_METRIC
+from hfkit.config.trainer_fields import METRIC_SCHEDULES
 from hfkit.core.compat import use_one_gpu
 from hfkit.core.console import is_main_process, warn
 from hfkit.core.device import has_bf16, process_state, wait_for_everyone
@@ -75,7 +75,7 @@ def trainer_arguments(config, **overrides):
         values["use_cpu"] = True  # Transformers refuses bf16 otherwise, which a CPU supports
     values |= best_defaults(config)
     arguments = config_class(**{**values, "disable_tqdm": True, **extra, **overrides})
-    if arguments.lr_scheduler_type in BY_METRIC:  # they assume that every metric should fall
+    if arguments.lr_scheduler_type in METRIC_SCHEDULES:  # they assume that every metric should fall
         mode = "max" if arguments.greater_is_better else "min"
         arguments.lr_scheduler_kwargs = {"mode": mode, **(arguments.lr_scheduler_kwargs or {})}
     if arguments.n_gpu > 1:  # nn.DataParallel computes wrong gradients over quantized bases and breaks TRL's losses
@@ -181,7 +181,7 @@ def train(trainer: Trainer, run: Run) -> dict:
     checkpoint = str(run.checkpoint) if run.checkpoint else None
     correct_best_checkpoint(run)
     if checkpoint:
-        trainer.args.eval_on_start = False  # done before the first step; early stopping would count it again
+        trainer.args.eval_on_start = False  # the run has evaluated at its first start
         finish_evaluation(trainer, checkpoint)
     before = own_state(trainer, checkpoint) if checkpoint else TrainerState()
     if isinstance(trainer, KeepsLogs):

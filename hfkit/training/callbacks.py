@@ -9,11 +9,10 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.utils import RepeatSampler
 
-from hfkit.config.neutral_keys import BY_METRIC
 from hfkit.core.console import printable_line, say
 from hfkit.core.device import keep_random_state
 from hfkit.core.files import write_text
-from hfkit.core.kept_logs import KeepsLogs, kept_logs
+from hfkit.core.kept_logs import SCHEDULE_METRIC, KeepsLogs, kept_logs
 from hfkit.core.progress import ProgressLine
 from hfkit.records.metrics_file import METRICS
 from hfkit.training.sharding import is_sharded
@@ -40,20 +39,19 @@ EVAL_METRICS = {
 class Resume(TrainerCallback):
     """Lets a resumed run log, evaluate and save by the steps in its config, and log what an uninterrupted run logs.
 
-    Trainer would take the steps from the checkpoint and lose metrics that were not logged yet. A schedule that follows
-    a metric takes the one of an evaluation that `finish_evaluation` ran.
+    Trainer would take the steps from the checkpoint and lose metrics that were not logged yet. A learning rate schedule
+    that follows a metric takes the step of an evaluation that `finish_evaluation` has made.
     """
 
     def __init__(self, trainer: KeepsLogs):
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
         state.compute_steps(args, state.max_steps)
         if kept := kept_logs(state):
             self.trainer.set_pending_logs(kept)
-        if "caught_up" in kept and args.lr_scheduler_type in BY_METRIC:
-            name = args.metric_for_best_model.removeprefix("eval_")
-            self.trainer.lr_scheduler.step(kept["caught_up"][f"eval_{name}"])
+        if SCHEDULE_METRIC in kept:
+            lr_scheduler.step(kept[SCHEDULE_METRIC])
 
 
 class BeforeFirstStep(TrainerCallback):

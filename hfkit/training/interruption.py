@@ -7,11 +7,12 @@ from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
+from hfkit.config.trainer_fields import METRIC_SCHEDULES
 from hfkit.core.compat import determine_best_metric
 from hfkit.core.console import say
 from hfkit.core.device import largest_of_processes, random_state, restore_random_state, wait_for_everyone
 from hfkit.core.interrupts import agree, defer_signals, interruption, requested
-from hfkit.core.kept_logs import KeepsLogs, kept_logs
+from hfkit.core.kept_logs import SCHEDULE_METRIC, KeepsLogs, kept_logs
 from hfkit.training.checkpoints import checkpoint_fault
 from hfkit.training.sharding import load_checkpoint
 
@@ -137,9 +138,10 @@ def finish_evaluation(trainer: Trainer, checkpoint: str) -> None:
             setattr(one, key, value)
     with defer_signals():
         metrics = trainer.evaluate()
-        kept_logs(state)["caught_up"] = metrics  # for `Resume`, since the schedule is loaded later
         if determine_best_metric(trainer, metrics):
             state.best_model_checkpoint = checkpoint
+    if trainer.args.lr_scheduler_type in METRIC_SCHEDULES:  # which has no state before training
+        kept_logs(state)[SCHEDULE_METRIC] = metrics[f"eval_{trainer.args.metric_for_best_model.removeprefix('eval_')}"]
     state.stateful_callbacks |= {type(one).__name__: one.state() for one in [*stateful, trainer.control]}
     if trainer.is_world_process_zero():
         state.save_to_json(f"{checkpoint}/trainer_state.json")

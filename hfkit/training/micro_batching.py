@@ -29,6 +29,8 @@ from hfkit.models.shared_prefixes import PADDING
 from hfkit.training.sharding import is_sharded, reduce_in_float32, shard_present_layers
 
 Batch = dict[str, torch.Tensor]
+TOKEN_MEAN = "bnpo"
+"""The loss of GRPO that is a mean over the tokens of a batch; others are sums, or means over its rows."""
 
 
 class MicroBatching(KeepsLogs, Trainer):
@@ -226,6 +228,16 @@ def has_entropy_term(arguments) -> bool:
     """
     coefficient, is_adaptive = getattr(arguments, "entropy_coef", 0), getattr(arguments, "use_adaptive_entropy", False)
     return coefficient != 0 or is_adaptive or getattr(arguments, "top_entropy_quantile", 1) < 1
+
+
+def joins_batches(loss_type: str, accumulated: int, sampled: int) -> bool:
+    """Return whether GRPO or RLOO can compute the batches of a step as one, with the same loss.
+
+    Args:
+        accumulated: batches of a step, all of which have as many rows.
+        sampled: batches whose responses are sampled at once; some losses divide by the number of tokens of all of them.
+    """
+    return accumulated > 1 and sampled % accumulated == 0 and loss_type != TOKEN_MEAN
 
 
 def router_loss_config(trainer: Trainer):

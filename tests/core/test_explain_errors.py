@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from hfkit.cli import main
-from hfkit.commands.arguments import within
+from hfkit.commands.number_arguments import within
 from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import FullDiskError, explain_errors, explain_file_error
 

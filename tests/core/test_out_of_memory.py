@@ -5,10 +5,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hfkit.commands.chat.main import chat
-from hfkit.commands.merge import staged_folder
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import explain_errors, explain_out_of_memory
+from hfkit.core.staging import staged_folder
 from hfkit.models.loading import load_base
 from hfkit.training.run import Run
 

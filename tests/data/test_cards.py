@@ -10,10 +10,11 @@ from huggingface_hub import DatasetCard
 from read_rows import load_entry
 
 from hfkit.cli import main
-from hfkit.config.fields import DatasetEntry
+from hfkit.config.card_names import card_names
+from hfkit.config.fields import Conversion, DatasetEntry
 from hfkit.config.stages import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from hfkit.core.errors import ConfigError, HfkitError
-from hfkit.data.cards import Conversion, card_names, load_card
+from hfkit.data.cards import load_card
 from hfkit.data.comparisons import PREFERENCES, encode_comparisons
 from hfkit.data.conversions import ROW_CONVERSIONS, TABLE_CONVERSIONS
 from hfkit.data.faults import Fault

@@ -80,3 +80,37 @@ def test_likelihoods_are_those_of_the_row_alone_without_a_cache_or_logits_of_wha
         expected = (logits / 0.7).log_softmax(-1)
         assert torch.allclose(one.logprobs, expected[range(len(reply)), reply], atol=1e-5)
         assert torch.allclose(one.entropy, -(expected.exp() * expected).sum(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "family",
+    mostly_slow(
+        ["llama", "sliding window", "learned positions", "mixture", "attention and recurrent"],
+        ["llama", "attention and recurrent"],
+    ),
+)
+def test_equal_prompts_are_computed_once_and_sampled_as_before(tokenizer, family):
+    model, seen = model_of(family, len(tokenizer)), []
+    prompts = [[*range(20, 44)]] * 3 + [[*range(60, 71)]] * 3
+    ids, mask = torch.zeros(6, 24, dtype=torch.long), torch.zeros(6, 24, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, -len(prompt) :], mask[row, -len(prompt) :] = torch.tensor(prompt), 1
+    sampling = {"max_new_tokens": 8, "do_sample": True, "temperature": 0.5, "top_k": 0}
+    config = GenerationConfig(**sampling, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig()
+    torch.manual_seed(0)
+    expected = model.generate(ids, attention_mask=mask, generation_config=config)[:, 24:].tolist()
+    model.register_forward_pre_hook(
+        lambda module, given, inputs: seen.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    sampled = {"temperature": 0.5, "seed": 0, "stop_token_ids": [len(tokenizer) + 1]}
+    assert generate_replies(model, tokenizer, prompts, 8, **sampled) == expected
+    assert len({*map(tuple, expected)}) > 2
+    assert (seen[0], seen[1]) == ((2, 23), (6, 24) if family == "attention and recurrent" else (6, 1))
+
+
+def test_prompts_of_one_token_are_computed_with_the_rest(tokenizer):
+    model = model_of("llama", len(tokenizer))
+    prompts = [[20]] * 3 + [[*range(60, 90)]] * 3
+    whole = [alone(model, tokenizer, prompt) for prompt in prompts]
+    assert generate_replies(model, tokenizer, prompts, LIMIT, stop_token_ids=[len(tokenizer) + 1]) == whole

@@ -173,16 +173,32 @@ def test_loss_and_gradients_are_those_of_the_formula(make, stage, kind, together
 
 @pytest.mark.parametrize("stage", mostly_slow(CLASSES, ["grpo"]))
 def test_an_update_of_accumulated_micro_batches_is_that_of_whole_batches(make, stage):
-    moved = []
-    for cut in ({"max_tokens_per_micro_batch": 40}, {"micro_batches_by_length": False}):
+    """With room for all rows of a step, one forward pass computes them."""
+    moved, passes = [], []
+    budgets = [{"max_tokens_per_micro_batch": 40, "pad_to_multiple_of": 8}, {"max_tokens_per_micro_batch": 10_000}]
+    for cut in ({"micro_batches_by_length": False}, *budgets):
         trainer = make(stage, max_steps=1, optim="sgd", learning_rate=1.0, max_grad_norm=1e9, **cut)
+        assert trainer.shares_prompts is cut.get("micro_batches_by_length", True)
+        counted: list[bool] = []
+        widths: set[int] = set()
+
+        def count(_, args, inputs, counted=counted, widths=widths):
+            counted.append(torch.is_grad_enabled())
+            widths.add(inputs["input_ids"].shape[1])
+
+        trainer.policy.register_forward_pre_hook(count, with_kwargs=True)
         before = {name: values.detach().clone() for name, values in trainer.policy.named_parameters()}
         trainer.train()
         after = {name: values.detach() for name, values in trainer.policy.named_parameters()}
         moved.append({name: after[name] - values for name, values in before.items()})
-    assert trainer.args.gradient_accumulation_steps > 1 and max(one.abs().max() for one in moved[0].values()) > 1e-4
-    for name, ours in moved[0].items():
-        torch.testing.assert_close(ours, moved[1][name], rtol=1e-3, atol=1e-6, msg=name)
+        passes.append(sum(counted))
+        assert any(width % 8 for width in widths) == ("pad_to_multiple_of" not in cut)
+    accumulated = trainer.args.gradient_accumulation_steps
+    assert passes[0] == accumulated > 1 and passes[1] > accumulated and passes[2] == 1
+    assert max(one.abs().max() for one in moved[0].values()) > 1e-4
+    for name, whole in moved[0].items():
+        for ours in moved[1:]:
+            torch.testing.assert_close(ours[name], whole, rtol=1e-3, atol=1e-6, msg=name)
 
 
 METRICS = [("grpo", "token"), ("bnpo", "sequence"), ("cispo", "sequence"), ("luspo", "sequence"), ("vespo", "token")]

@@ -13,7 +13,8 @@ import torch
 from peft import LoraConfig, PeftModel
 from ppo_small import models, small_trainer, trained
 from safetensors.torch import load_file
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import TrainerState
 
 from hfkit.core.errors import HfkitError
 from hfkit.rlhf import GRPOArguments, PPOArguments, PPOTrainer
@@ -68,7 +69,7 @@ def test_where_trl_has_ppo_arguments_and_trainer_are_subclasses(theirs):
 def test_every_field_of_trls_config_is_here_with_its_type_and_default(theirs):
     inherited = {one.name: one.default for one in fields(TrainingArguments)}
     types, their_types = map(typing.get_type_hints, (PPOArguments, theirs.PPOConfig))
-    ours = [one for one in PPOArguments.__mro__ if one.__module__ == PPOArguments.__module__]
+    ours = [one for one in PPOArguments.__mro__ if one.__module__.startswith("hfkit.")]
     own, declared = (ChainMap(*map(of, ours)) for of in (vars, inspect.get_annotations))
     for one in fields(theirs.PPOConfig):
         if one.name not in inherited or inherited[one.name] != one.default:
@@ -94,7 +95,11 @@ def test_with_a_peft_config_the_policy_gets_an_adapter(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"kl_estimator": "k2"}, "expected k1 or k3"), ({"stop_token_id": 0}, "set eos_token_id")],
+    [
+        ({"kl_estimator": "k2"}, "expected k1 or k3"),
+        ({"stop_token_id": 0}, "set eos_token_id"),
+        ({"lr_scheduler_type": "greedy", "eval_strategy": "steps", "eval_steps": 1}, "set linear, cosine"),
+    ],
 )
 def test_unsupported_arguments_are_refused(tokenizer, tmp_path, changes, message):
     with pytest.raises(HfkitError, match=message):
@@ -112,6 +117,44 @@ def test_a_schedule_gets_its_settings(tokenizer, tmp_path):
     trainer = small_trainer(tokenizer, tmp_path, models("llama", lora=True), **settings)
     policy, _ = trainer.lr_scheduler.lr_lambdas
     assert [policy(0), policy(4)] == [1.0, 0.5]
+
+
+def test_weight_decay_leaves_out_norms_and_biases_as_trainer_does(tokenizer, tmp_path):
+    parts = models("gpt2", lora=False)
+    trainer = small_trainer(tokenizer, tmp_path, parts, weight_decay=0.1, value_learning_rate=1e-3)
+    ours = {
+        (p, group["lr"], group["weight_decay"]) for group in trainer.optimizer.param_groups for p in group["params"]
+    }
+    theirs = set()
+    for model, rate in ((parts[0], 1e-2), (parts[2], 1e-3)):
+        args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, weight_decay=0.1, learning_rate=rate)
+        for group in Trainer(model, args).create_optimizer().param_groups:
+            theirs |= {(p, group["lr"], group["weight_decay"]) for p in group["params"]}
+    assert ours == theirs and {decay for *_, decay in ours} == {0.0, 0.1}
+    assert trainer.optimizer.param_groups[0]["lr"] == 1e-2  # the one that is logged
+
+
+def test_shares_of_the_updates_are_rounded_as_trainer_rounds_them(tokenizer, tmp_path):
+    settings = {"max_steps": 10, "logging_steps": 0.25, "save_steps": 0.15, "eval_steps": 0.5}
+    trainer, theirs = small_trainer(tokenizer, tmp_path, models("llama", lora=True), **settings), TrainerState()
+    theirs.compute_steps(trainer.args, 10)
+    trainer.start(None)
+    for name in ("logging_steps", "save_steps", "eval_steps"):
+        assert getattr(trainer.state, name) == getattr(theirs, name), name
+
+
+def test_a_small_share_of_an_epoch_is_one_update(tmp_path):
+    args = PPOArguments(output_dir=str(tmp_path), use_cpu=True, bf16=False, num_train_epochs=0.01)
+    args.set_batch_sizes(8)
+    assert args.num_total_batches == 1
+
+
+def test_without_a_gradient_norm_nothing_is_clipped_and_the_rate_of_each_update_is_logged(tokenizer, tmp_path):
+    settings = {"max_steps": 2, "lr_scheduler_type": "linear", "logging_steps": 1, "num_ppo_epochs": 1}
+    free, huge = (trained(tokenizer, tmp_path / str(norm), max_grad_norm=norm, **settings) for norm in (0.0, 1e9))
+    assert [row["lr"] for row in free.state.log_history] == pytest.approx([1e-2, 5e-3])
+    weights, others = (trainer.policy_model.state_dict() for trainer in (free, huge))
+    assert all(torch.equal(weight, others[name]) for name, weight in weights.items())
 
 
 @pytest.mark.parametrize("arguments_class", [PPOArguments, GRPOArguments])

@@ -12,13 +12,14 @@ from hfkit.config.registry import STAGES, StageSpec, spec_of_config
 from hfkit.config.stages import SFTConfig
 from hfkit.config.validation import default_of, top_level_key
 from hfkit.core.errors import ConfigError, Kind, Problem
-from hfkit.stages.checks.models import MODEL_KEYS
+from hfkit.stages.checks.architecture import MODEL_KEYS
 from hfkit.stages.checks.stage import problems_of
 from hfkit.stages.checks.trainer import trainer_problems
 from hfkit.stages.read_configs import read_configs
 
 FUNCTION = {"reward_functions": ["reward_functions:length"]}
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "test_split_size": 2}
+GREEDY = {"lr_scheduler_type": "greedy", "lr_scheduler_kwargs": {"min_lr": 0.0}}
 CONTRADICTIONS = [
     ("sft", {"use_peft": False, "lora_r": 8, "lora_alpha": 8, "use_rslora": True, "lora_target_modules": ["q_proj"]}),
     ("sft", {"use_peft": False, "lora_r": None, "load_in_4bit": True}),
@@ -129,17 +130,20 @@ def test_problems_of_the_model_are_about_all_that_names_it(problems_with):
         ({"optim_args": "nonsense"}, ["optim_args"]),
         ({"optim_args": "betas=0.9"}, ["optim_args"]),  # adamw_torch reads none
         ({"optim_args": "momentum=0.9", "optim": "sgd"}, []),
-        ({"adam_beta1": 0.8, "adam_beta2": 0.9, "optim": "sgd"}, ["adam_beta1", "adam_beta2"]),
-        ({"optim_target_modules": ["q_proj"]}, ["optim_target_modules"]),
-        ({"optim_target_modules": ["q_proj"], "optim": "apollo_adamw_layerwise"}, ["optim"]),
+        ({"optim": "apollo_adamw_layerwise"}, ["optim"]),
         ({"optim": "adalomo"}, ["optim"]),
-        ({**EVALUATED, "lr_scheduler_type": "greedy", "learning_rate": 1e-4}, ["lr_scheduler_type"]),
-        ({"lr_scheduler_type": "constant", "warmup_steps": 2}, ["warmup_steps"]),
         ({"train_sampling_strategy": "nope"}, ["train_sampling_strategy"]),
         ({"dataloader_multiprocessing_context": "spawn"}, ["dataloader_multiprocessing_context"]),
         ({"data_seed": -1, "pad_to_multiple_of": 0}, ["data_seed", "pad_to_multiple_of"]),
         ({"label_smoothing_factor": 0.1, "loss_type": "dft"}, ["label_smoothing_factor"]),
         ({"label_smoothing_factor": 0.1, "loss_type": "nll"}, []),
+        ({"optim": "sgd", "adam_beta1": 0.5, "adam_beta2": 0.5}, ["adam_beta1", "adam_beta2"]),
+        ({"optim": "adafactor", "adam_epsilon": 1e-6}, ["adam_epsilon"]),
+        ({"optim_target_modules": ["q_proj"]}, ["optim_target_modules"]),
+        ({"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 2}}}, ["accelerator_config"]),
+        ({"liger_kernel_config": {"rope": True}}, ["liger_kernel_config"]),
+        ({"parallelism_config": {"tp_size": 2}}, ["parallelism_config"]),
+        ({"fsdp_config": {"version": 2}}, ["fsdp_config"]),
         ({"eval_on_start": True, "test_split_size": None}, ["eval_on_start"]),
         ({"eval_on_start": True, "test_split_size": 4}, []),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, ["lr_scheduler_type"]),
@@ -238,9 +242,6 @@ def test_a_plan_may_name_data_files_that_do_not_exist_yet_and_nothing_else(base_
     assert keys == left
 
 
-GREEDY = {"lr_scheduler_type": "greedy", "lr_scheduler_kwargs": {"min_lr": 0}}
-
-
 @pytest.mark.parametrize(
     ("stage", "changes", "needed"),
     [
@@ -255,7 +256,7 @@ GREEDY = {"lr_scheduler_type": "greedy", "lr_scheduler_kwargs": {"min_lr": 0}}
         ("sft", {"metric_for_best_model": "eval_loss"}, {**EVALUATED, "load_best_model_at_end": True}),
         ("sft", {"eval_delay": 2}, EVALUATED),
         ("sft", {"greater_is_better": True}, {**EVALUATED, "lr_scheduler_type": "reduce_lr_on_plateau"}),
-        ("sft", {"greater_is_better": True}, {**EVALUATED, **GREEDY}),
+        ("grpo", {"metric_for_best_model": "eval_kl"}, {**EVALUATED, **GREEDY}),
     ],
     ids=str,
 )
@@ -271,7 +272,6 @@ def test_a_key_that_does_nothing_alone_is_reported(problems_with, stage, changes
     [
         ("sft", {"packing": True, "pad_to_multiple_of": 8}),
         ("sft", {"gradient_checkpointing": False, "gradient_checkpointing_kwargs": {"use_reentrant": True}}),
-        ("sft", {"liger_kernel_config": {"rope": True}}),
         ("sft", {"use_cache": True}),
         ("dpo", {"liger_kernel_config": {"rope": True}}),
         ("reward", {"label_smoothing_factor": 0.1}),
@@ -282,6 +282,28 @@ def test_a_key_that_does_nothing_alone_is_reported(problems_with, stage, changes
 )
 def test_a_key_that_does_nothing_here_is_refused(problems_with, stage, changes):
     assert [problem.key for problem in problems_with(stage, **changes)] == [[*changes][-1]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "remedy"),
+    [
+        ({"lr_scheduler_type": "constant", "warmup_steps": 0.1}, "warmup_steps", "set constant_with_warmup"),
+        ({**EVALUATED, **GREEDY, "warmup_steps": 2}, "warmup_steps", "no effect with lr_scheduler_type: greedy"),
+        (
+            {"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": {"min_lr": 0.1}},
+            "lr_scheduler_kwargs",
+            "no effect with lr_scheduler_type: constant_with_warmup",
+        ),
+        ({**EVALUATED, "lr_scheduler_type": "greedy"}, "lr_scheduler_kwargs", "set {min_lr: 0}"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stage", ["grpo", "sft"])
+def test_a_schedule_that_would_not_read_a_key_or_exceed_the_learning_rate_is_reported(
+    problems_with, stage, changes, key, remedy
+):
+    [problem] = problems_with(stage, **changes | {"learning_rate": 1e-4})
+    assert problem.key == key and remedy in problem.remedy
 
 
 @pytest.mark.parametrize(("stage", "packing"), [("sft", True), ("pretrain", "documents")])

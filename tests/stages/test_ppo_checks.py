@@ -79,6 +79,7 @@ def test_fp16_of_the_environment_is_reported_before_anything_is_loaded(config_of
         ({"whiten_rewards": True}, "whiten_rewards", "8 responses or more"),
         ({"num_mini_batches": 0}, "num_mini_batches", "above 0"),
         ({**EVALUATED, "lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type", "set linear, cosine"),
+        ({**EVALUATED, "lr_scheduler_type": "greedy"}, "lr_scheduler_type", "set linear, cosine"),
     ],
     ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
 )

@@ -94,8 +94,9 @@ def test_a_perplexity_is_best_where_it_is_lowest(run_stage, tmp_path):
     assert read_record(folder)["best_step"] == min(found, key=found.get) == state["best_global_step"]
 
 
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
 @pytest.mark.parametrize(("metric", "mode"), [("loss", "min"), ("accuracy", "max")])
-def test_a_schedule_that_follows_a_metric_knows_where_it_is_best(config_of, tmp_path, metric, mode):
-    settings = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"factor": 0.5}}
+def test_a_schedule_that_follows_a_metric_knows_where_it_is_best(config_of, tmp_path, schedule, metric, mode):
+    settings = {"lr_scheduler_type": schedule, "lr_scheduler_kwargs": {"factor": 0.5, "min_lr": 0.0}}
     config = config_of("reward", tmp_path / "out", **EVALUATED, **settings, metric_for_best_model=metric)
-    assert trainer_arguments(config).lr_scheduler_kwargs == {"mode": mode, "factor": 0.5}
+    assert trainer_arguments(config).lr_scheduler_kwargs == {"mode": mode, "factor": 0.5, "min_lr": 0.0}

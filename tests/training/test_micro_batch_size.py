@@ -35,7 +35,7 @@ def decided_tokens(stage, on=LARGE, launch=None) -> int | None:
     return decide_micro_batch(stage, on, *[launch] if launch else []).config.max_tokens_per_micro_batch
 
 
-@pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "dpo", "ppo", "grpo", "rloo"])
 def test_a_small_model_takes_all_rows_of_a_step_at_once(stage_for, name):
     changes = ACCUMULATED | ({"num_mini_batches": 2, "total_episodes": 32} if name == "ppo" else {})
     stage = stage_for(name, **changes)
@@ -86,7 +86,8 @@ def test_it_takes_only_what_fits_with_a_margin(stage_for):
         ("sft", {"packing": True}, None),
         ("sft", {}, Launch(2, "zero2")),
         ("ppo", {"rollout_engine": "vllm", "vllm_mode": "colocate", "total_episodes": 32}, None),
-        ("grpo", {}, None),
+        ("grpo", {"loss_type": "bnpo"}, None),
+        ("rloo", {"steps_per_generation": 12}, None),
         ("sft", {"gradient_accumulation_steps": 1}, None),
         ("dpo", {"loss_type": ["aot"]}, None),
         ("grpo", {"entropy_coef": 0.1}, None),

@@ -17,6 +17,7 @@ from hfkit.config.neutral_keys import (
     neutral_keys,
 )
 from hfkit.config.registry import STAGES
+from hfkit.config.trainer_fields import METRIC_SCHEDULES
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import write_json
 from hfkit.records.metrics_file import read_metrics
@@ -71,7 +72,11 @@ def test_a_finished_run_is_found_and_takes_a_license(run_stage, tmp_path, capsys
 
 @pytest.mark.parametrize(
     "choice",
-    [{"load_best_model_at_end": True}, {"early_stopping_patience": 2}, {"lr_scheduler_type": "reduce_lr_on_plateau"}],
+    [
+        {"load_best_model_at_end": True},
+        {"early_stopping_patience": 2},
+        *({"lr_scheduler_type": one} for one in METRIC_SCHEDULES),
+    ],
 )
 def test_when_evaluations_decide_what_is_published_saving_counts(choice):
     assert "save_steps" in neutral_keys({}) and "logging_steps" in neutral_keys({})

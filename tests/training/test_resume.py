@@ -14,6 +14,7 @@ from hfkit.training.checkpoint_state import resume_warning
 STAGES = ["pretrain", "sft", "reward", "dpo"]
 CHANGES = {"save_total_limit": None, "eval_strategy": "steps", "eval_steps": 2, "test_split_size": 8, "max_steps": 6}
 CHANGES |= {"logging_steps": 2}  # at step 3 half of what is logged next is known
+CHANGES |= {"eval_on_start": True}
 
 
 @pytest.fixture(scope="module")

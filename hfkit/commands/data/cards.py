@@ -9,10 +9,11 @@ from argparse import Namespace
 from rich.markdown import Markdown
 from rich.table import Column, Table
 
+from hfkit.config.card_names import card_names
 from hfkit.config.registry import STAGES
 from hfkit.core.console import printable
 from hfkit.core.tables import make_console
-from hfkit.data.cards import card_names, load_card
+from hfkit.data.cards import load_card
 from hfkit.data.columns import can_read
 from hfkit.data.forms import FORMS
 

@@ -15,8 +15,9 @@ from hfkit.data.encoding import PARTS, Encoder, count_tokens, pair_lengths, warn
 from hfkit.data.faults import Fault, count_faults
 from hfkit.data.forms import FORMS, IGNORE
 from hfkit.data.held_out import keys_of, overlap_mask
+from hfkit.data.loaded_source import LoadedSource
 from hfkit.data.mixture import Mixture
-from hfkit.data.sources import LoadedSource, read_entry
+from hfkit.data.sources import read_entry
 
 SPLITS = {"datasets": "train", "eval_datasets": "test", "ptx_datasets": "ptx"}
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hfkit.core.errors import HfkitError
 from hfkit.data.forms import FORMS
-from hfkit.data.sources import LoadedSource, read_entry
+from hfkit.data.loaded_source import LoadedSource
+from hfkit.data.sources import read_entry
 from hfkit.training.memory import formulas
 from hfkit.training.memory.processes import ALONE, Launch
 from hfkit.training.memory.rows import micro_batch_tokens

@@ -24,6 +24,7 @@ from hfkit.core.limits import load_json
 from hfkit.models.zero import CANNOT_MERGE
 from hfkit.records.source import Source
 from hfkit.stages.checks.fsdp import WITHOUT_SHARDS
+from hfkit.stages.checks.sharding import EIGHT_BIT_UNDER_ZERO_3, WITH_DDP, sharding_remedy
 
 DEEPSPEED_LAUNCH = "accelerate launch --use_deepspeed"
 ZERO_STAGES = (1, 2, 3)
@@ -47,13 +48,8 @@ def deepspeed_problems(config, spec: StageSpec) -> list[Problem]:
         return []
     if not is_deepspeed_available():
         return [Problem(key, given, "DeepSpeed is not installed: pip install 'hfkit[deepspeed]'")]
-    if spec.loop == "ppo":
-        remedy = "PPO updates its models itself, so DeepSpeed would train nothing: train adapters with DDP "
-        remedy += "(`accelerate launch --multi_gpu`), full models with FSDP2 (`--use_fsdp --fsdp_version 2`)"
+    if remedy := sharding_remedy(spec, "DeepSpeed"):
         return [Problem(key, given, remedy)]
-    if spec.holds_reference:
-        remedy = f"{spec.title} holds a policy and its reference on one base, which DeepSpeed would shard twice"
-        return [Problem(key, given, f"{remedy}: train with DDP (`accelerate launch --multi_gpu`)")]
     if "LOCAL_RANK" not in os.environ:
         return [
             Problem(
@@ -76,9 +72,9 @@ def stage_remedies(zero: dict[str, Any], config) -> Iterator[str]:
     """Yield remedies for the settings of ZeRO."""
     stage = str(zero.get("stage"))
     if stage not in map(str, ZERO_STAGES):
-        yield f"zero_optimization.stage is {stage}: set 2 or 3, or train with DDP (`accelerate launch --multi_gpu`)"
+        yield f"zero_optimization.stage is {stage}: set 2 or 3, or {WITH_DDP}"
     elif stage == "3" and getattr(config, "load_in_8bit", False):
-        yield "ZeRO-3 cannot shard 8-bit weights: set stage 2, or load_in_4bit"
+        yield EIGHT_BIT_UNDER_ZERO_3
     if stage == "3" and zero.get(ZERO_3_GATHERS) is not True:
         yield f"checkpoints would lack the weights: set zero3_save_16bit_model, or {ZERO_3_GATHERS} in a file, to true"
 

@@ -19,6 +19,7 @@ from hfkit.core.launch import (
     fsdp_version,
 )
 from hfkit.rlhf.sharding_support import ppo_fsdp_problems
+from hfkit.stages.checks.sharding import sharding_remedy
 
 LAUNCH = "accelerate launch --use_fsdp --fsdp_version 2"
 WITHOUT_SHARDS = (DistributedType.NO, DistributedType.MULTI_CPU)
@@ -48,9 +49,8 @@ def fsdp_problems(config, spec: StageSpec) -> list[Problem]:
         problems.append(Problem(FSDP, True, f"{remedy}: `{LAUNCH}`, or turn FSDP off"))
     if spec.loop == "ppo":
         problems += ppo_fsdp_problems(config.use_peft, config.rollout_engine)
-    elif spec.holds_reference:
-        remedy = f"{spec.title} holds a policy and its reference on one base, which FSDP2 would shard twice"
-        problems.append(Problem(FSDP, True, f"{remedy}: train with DDP (`accelerate launch --multi_gpu`)"))
+    elif remedy := sharding_remedy(spec, "FSDP2"):
+        problems.append(Problem(FSDP, True, remedy))
     else:
         problems += saving_problems(config) + wrap_problems()
     return problems + training_problems(config)

@@ -28,6 +28,11 @@ def group_rules(config: GRPOConfig | RLOOConfig) -> list[tuple]:
     whole = f"must divide a batch of {batch} responses (per_device_train_batch_size x steps_per_generation, by default "
     whole += "gradient_accumulation_steps, x processes)"
     sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    loading, splits = config.extra.get("accelerator_config"), ("split_batches", "dispatch_batches")
+    is_split = isinstance(loading, dict) and any(loading.get(name) for name in splits)
+    split = (
+        "each process samples responses to its own whole batch of prompts: remove split_batches and dispatch_batches"
+    )
     alike = f"responses to a prompt would be alike, with nothing to compare: set {LOWEST_TEMPERATURE} or more"
     return [
         (config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0"),
@@ -35,6 +40,7 @@ def group_rules(config: GRPOConfig | RLOOConfig) -> list[tuple]:
         (group >= 2 and batch % group, "num_generations", whole, *sizes),
         (given is not None and given < 1, "steps_per_generation", "must be above 0"),
         (0 < config.temperature < LOWEST_TEMPERATURE, "temperature", alike),
+        (is_split, "accelerator_config", split),
         *unused_rules(config, {"max_kl": (config.beta, "with beta: 0, which measures no KL", "beta")}),
     ]
 

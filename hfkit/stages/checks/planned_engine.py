@@ -4,28 +4,22 @@ from dataclasses import replace
 
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
-from hfkit.core.launch import DEEPSPEED, FSDP
+from hfkit.core.launch import FSDP
 from hfkit.rlhf.sharding_support import ppo_fsdp_problems
 from hfkit.stages.checks.fsdp import training_problems
+from hfkit.stages.checks.sharding import EIGHT_BIT_UNDER_ZERO_3, sharding_remedy
 
-PPO_UNDER_ZERO = (
-    "PPO updates its models itself, so DeepSpeed would train nothing: train adapters with ddp, full models with fsdp2"
-)
+SHARDING_NAMES = {"fsdp2": "FSDP2", "zero2": "DeepSpeed", "zero3": "DeepSpeed"}
 
 
 def sharding_problems(config, engine: str) -> list[Problem]:
     """Return why an engine (ddp, fsdp2, zero2, zero3) cannot train a config; the key is `--engine`, or the config's."""
     spec, problems = spec_of_config(config), []
-    is_ppo = spec.loop == "ppo"
-    if spec.holds_reference and not is_ppo and engine != "ddp":
-        problems = [Problem("--engine", engine, f"{spec.title} trains with ddp: its reference shares its base")]
+    if engine in SHARDING_NAMES and (remedy := sharding_remedy(spec, SHARDING_NAMES[engine])):
+        problems = [Problem("--engine", engine, remedy)]
     elif engine == "fsdp2":
-        problems = ppo_fsdp_problems(config.use_peft, config.rollout_engine) if is_ppo else []
+        problems = ppo_fsdp_problems(config.use_peft, config.rollout_engine) if spec.loop == "ppo" else []
         problems += training_problems(config)
-    elif engine.startswith("zero") and is_ppo:
-        problems = [Problem(DEEPSPEED, engine, PPO_UNDER_ZERO)]
     elif engine == "zero3" and getattr(config, "load_in_8bit", False):
-        remedy = "ZeRO-3 cannot shard 8-bit weights: plan with zero2, or set load_in_4bit"
-        problems = [Problem("load_in_8bit", True, remedy)]
-    launch = (DEEPSPEED, FSDP)
-    return [replace(one, key="--engine", value=engine) if one.key in launch else one for one in problems]
+        problems = [Problem("load_in_8bit", True, EIGHT_BIT_UNDER_ZERO_3)]
+    return [replace(one, key="--engine", value=engine) if one.key == FSDP else one for one in problems]

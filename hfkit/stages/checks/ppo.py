@@ -3,8 +3,8 @@
 from peft import TaskType
 
 from hfkit.config.fields import models_named
-from hfkit.config.neutral_keys import BY_METRIC
 from hfkit.config.stages import PPOConfig
+from hfkit.config.trainer_fields import METRIC_SCHEDULES
 from hfkit.core.errors import Problem, reason
 from hfkit.core.launch import world_size
 from hfkit.models.adapter_shape import fit_to_model, get_on_meta, lora_config
@@ -12,7 +12,7 @@ from hfkit.models.fitting import model_on_meta
 from hfkit.models.loading import cached_config
 from hfkit.records.source import Source
 from hfkit.rlhf.roles import shares_policy_vocabulary
-from hfkit.rlhf.trainer_checks import precision_problems
+from hfkit.rlhf.trainer_checks import METRIC_SCHEDULE, precision_problems
 from hfkit.stages.checks.architecture import (
     MODEL_KEYS,
     find_model_config,
@@ -26,10 +26,9 @@ BATCH_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 def ppo_problems(config: PPOConfig) -> list[Problem]:
     """Return every problem of PPO's own fields."""
-    plateau = "PPO's schedule follows its updates, not a metric: set linear, cosine or another"
     rules = [
         (config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0"),
-        (config.lr_scheduler_type in BY_METRIC, "lr_scheduler_type", plateau),
+        (config.lr_scheduler_type in METRIC_SCHEDULES, "lr_scheduler_type", METRIC_SCHEDULE),
     ]
     rules += batch_rules(config) + penalty_rules(config)
     problems = [*precision_problems(config), *broken_rules(config, rules)]

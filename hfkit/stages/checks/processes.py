@@ -18,12 +18,15 @@ def process_problems(config) -> list[Problem]:
 
 
 def sampling_problems(config, spec: StageSpec) -> list[Problem]:
-    """Return problems of samplers that would give processes different numbers of batches or rows.
+    """Return problems of a second number of batches per step, and of different numbers of batches or rows in processes.
 
     Processes without a batch would block the others. The loss of a reward model is a mean over the rows of a process,
     so rows would weigh less in a larger batch.
     """
     problems, loading = [], config.extra.get("accelerator_config")
+    if isinstance(loading, dict) and "num_steps" in (loading.get("gradient_accumulation_kwargs") or {}):
+        remedy = "set gradient_accumulation_steps instead of num_steps"
+        problems.append(Problem("accelerator_config", loading, remedy))
     is_shared = engine(config.extra) is not None or parse_flag_from_env(FSDP)
     if is_shared and isinstance(loading, dict) and loading.get("even_batches", True) is not True:
         remedy = "a process without a batch would block the others: remove even_batches"

@@ -2,6 +2,7 @@
 
 from hfkit.config.online import OnlineConfig
 from hfkit.core.errors import HfkitError, Problem, kind_of_error, reason
+from hfkit.models.fitting import vocabulary_fault
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.reward_sources import reward_fault
 from hfkit.models.tokenizers import cached_tokenizer
@@ -67,15 +68,12 @@ def reward_tokenizer_problems(config: OnlineConfig) -> list[Problem]:
     """Return a problem if the reward model's tokenizer cannot be read, or has ids beyond the model's embedding."""
     path = config.reward_model_path
     try:
-        highest = max(load_reward_tokenizer(config, cached_tokenizer).get_vocab().values())
+        tokenizer = load_reward_tokenizer(config, cached_tokenizer)
         size = cached_config(path, config.reward_model_revision).get_text_config().vocab_size
     except Exception as error:  # libraries raise errors of any kind for a broken folder
         return [Problem("reward_model_path", path, f"its tokenizer cannot be read: {reason(error)}", keys=REWARD_KEYS)]
-    if highest < size:
-        return []
-    remedy = f"its tokenizer has ids up to {highest}, but its embedding ends at {size - 1}"
-    remedy += ": save the model with resized embeddings"
-    return [Problem("reward_model_path", path, remedy, keys=REWARD_KEYS)]
+    fault = vocabulary_fault(path, tokenizer, size)
+    return [Problem("reward_model_path", path, fault, keys=REWARD_KEYS)] if fault else []
 
 
 def function_rules(config: OnlineConfig) -> list[tuple]:

@@ -24,8 +24,10 @@ CHOICES = {
 """Allowed values of settings that the trainer's arguments do not validate."""
 IN_BACKWARD = ("lomo", "layerwise")
 """Ends of the names of optimizers that update weights within each backward pass."""
-OF_OPTIMIZERS = ("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
-"""Settings that only some optimizers read."""
+OPTIMIZER_KEYS = ("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
+"""Settings that not every optimizer reads."""
+READ_MODULES = ("galore", "apollo")
+"""What the optimizers that read `optim_target_modules` have in their names."""
 UNKNOWN_STEPS = 1000
 """Optimizer steps to try a schedule with if the config sets none."""
 
@@ -74,40 +76,28 @@ def try_schedule(arguments: TrainingArguments) -> None:
     """
     layer = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # draws no random numbers
     optimizer = torch.optim.SGD(layer.parameters(), lr=arguments.learning_rate)
-    if made := try_optimizer(arguments, layer):
-        kind, options = made
+    if arguments.optim.value.endswith(IN_BACKWARD):
+        other = arguments.optim.value.removesuffix("_layerwise").replace("adalomo", "lomo").replace("lomo", "adafactor")
+        raise HfkitError(
+            "updates weights in each backward pass, of which a step has several, and checkpoints lack its state: set "
+            f"{other}"
+        )
+    if arguments.optim_target_modules and not any(name in arguments.optim.value for name in READ_MODULES):
+        raise HfkitError(f"optim_target_modules has no effect with optim: {arguments.optim.value}")
+    if arguments.optim_target_modules is None:  # the layer is none of these
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
+        defaults = {field.name: default_of(field) for field in fields(arguments)}
+        for name in OPTIMIZER_KEYS:
+            without = copy.copy(arguments)
+            setattr(without, name, defaults[name])
+            is_set = getattr(arguments, name) != defaults[name]
+            if is_set and Trainer.get_optimizer_cls_and_kwargs(without, layer) == (kind, options):
+                raise HfkitError(f"{name} has no effect with optim: {arguments.optim.value}")
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer):
             optimizer = kind(layer.parameters(), **options)
     steps = arguments.max_steps if arguments.max_steps > 0 else UNKNOWN_STEPS
     options = dict(arguments.lr_scheduler_kwargs or {})
     get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(steps), steps, options)
-
-
-def try_optimizer(arguments: TrainingArguments, layer: torch.nn.Module) -> tuple | None:
-    """Return the class of the trainer's optimizer and its options; None if it trains the modules that a key names.
-
-    Raises:
-        Exception: raised by the libraries, or a setting has no effect, or the optimizer takes no part in checkpoints.
-    """
-    name = arguments.optim.value
-    if name.endswith(IN_BACKWARD):
-        raise HfkitError(
-            "updates weights in each backward pass, of which a step has several, and checkpoints lack its state: set "
-            f"{name.removesuffix('_layerwise') if 'layer' in name else 'adafactor'}"
-        )
-    if arguments.optim_target_modules is not None:
-        try:
-            Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
-        except ValueError:  # the layer is none of these modules
-            return None
-    made = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
-    for key in OF_OPTIMIZERS:
-        default = next(field.default for field in fields(arguments) if field.name == key)
-        without = copy.copy(arguments)
-        setattr(without, key, default)
-        if getattr(arguments, key) != default and Trainer.get_optimizer_cls_and_kwargs(without, layer) == made:
-            raise HfkitError(f"{key} has no effect with optim: {name}")
-    return made
 
 
 def try_loader(arguments: TrainingArguments) -> None:

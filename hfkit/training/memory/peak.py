@@ -10,7 +10,7 @@ from hfkit.training.memory.device import Device
 from hfkit.training.memory.formulas import BF16, FP32, Pass
 from hfkit.training.memory.processes import ALONE, Launch, gathered_size
 from hfkit.training.memory.rollouts import rollout_bytes
-from hfkit.training.memory.rows import micro_batch_tokens, step_tokens, sums_each_pass
+from hfkit.training.memory.rows import micro_batch_tokens, shared_tokens, step_tokens, sums_each_pass
 from hfkit.training.memory.shapes import Role, quantized_bits, roles_of
 
 
@@ -210,7 +210,7 @@ def group_phases(
     tokens = micro_batch_tokens(stage.spec, config)
     run = training_pass(stage, policy, ceil(tokens / stage.row_length), stage.row_length, device)
     # prompts may be short, so that more rows fill the tokens
-    rows = run.rows if config.max_tokens_per_micro_batch is None else size
+    rows = shared_tokens(stage.spec, config) // stage.row_length if config.micro_batches_by_length else size
     replies = min(run.tokens, rows * config.response_length)
     if tile := fused_head_tile():  # without Triton, the logits of prompts are computed too
         logits = loss_formulas.fused_head_bytes(policy.decoder, run, replies if device.is_gpu else run.tokens, tile)
@@ -219,8 +219,7 @@ def group_phases(
     rows = min(size * passes, config.local_rollout_forward_batch_size)
     kept = formulas.kept_bytes(policy.decoder, run)
     backward = formulas.backward_bytes(policy.decoder, run, largest_cast(policy, run))
-    is_cut = tokens < config.per_device_train_batch_size * stage.row_length
-    accumulated = gradients if config.gradient_accumulation_steps > 1 or is_cut else 0
+    accumulated = gradients if tokens < step_tokens(stage.spec, config) else 0
     phases = {
         "rollout": rollout_bytes(stage, roles, replace(run, rows=rows), device, launch),
         "scoring": loss_formulas.scoring_bytes(policy.decoder, run, replies),

@@ -8,6 +8,7 @@ from hfkit.core.limits import load_json
 from hfkit.data.cards import load_card
 from hfkit.data.files import iter_lines
 from hfkit.training.arguments import max_tokens
+from hfkit.training.micro_batching import joins_batches
 
 
 def row_length(spec: StageSpec, config) -> int:
@@ -31,13 +32,14 @@ def micro_batch_tokens(spec: StageSpec, config, replies: int = 1) -> int:
 
 
 def shared_tokens(spec: StageSpec, config, replies: int = 1) -> int:
-    """Return the tokens of the rows that can share a micro-batch, padding included.
-
-    TRL computes the batches of a step of GRPO and RLOO one after the other.
-    """
-    if spec.loop == "ppo" or not spec.samples_replies:
-        return step_tokens(spec, config, replies)
-    return config.per_device_train_batch_size * replies * row_length(spec, config)
+    """Return the tokens of the rows that can share a micro-batch, padding included."""
+    accumulated = config.gradient_accumulation_steps
+    if spec.samples_replies and spec.loop != "ppo":  # GRPO and RLOO
+        sampled = config.extra.get("steps_per_generation") or accumulated
+        is_joined = joins_batches(getattr(config, "loss_type", ""), accumulated, sampled)
+        if not (is_joined and config.micro_batches_by_length):
+            return config.per_device_train_batch_size * replies * row_length(spec, config)
+    return step_tokens(spec, config, replies)
 
 
 def step_tokens(spec: StageSpec, config, replies: int = 1) -> int:
