@@ -140,6 +140,7 @@ def test_problems_of_the_model_are_about_all_that_names_it(problems_with):
         ({"optim": "sgd", "adam_beta1": 0.5, "adam_beta2": 0.5}, ["adam_beta1", "adam_beta2"]),
         ({"optim": "adafactor", "adam_epsilon": 1e-6}, ["adam_epsilon"]),
         ({"optim_target_modules": ["q_proj"]}, ["optim_target_modules"]),
+        ({"accelerator_config": {"use_seedable_sampler": False}}, ["accelerator_config"]),
         ({"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 2}}}, ["accelerator_config"]),
         ({"liger_kernel_config": {"rope": True}}, ["liger_kernel_config"]),
         ({"parallelism_config": {"tp_size": 2}}, ["parallelism_config"]),
