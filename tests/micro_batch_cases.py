@@ -19,6 +19,7 @@ RANKINGS = [
 ]
 CASES = {
     "sft": ("sft", INSTRUCTIONS, {}),
+    "smoothed": ("sft", INSTRUCTIONS, {"label_smoothing_factor": 0.3}),
     "pairs": ("reward", PAIRS, {"center_rewards_coefficient": 0.01}),
     "rankings": ("reward", RANKINGS, {"score_margin": 0.1}),
     "dpo": ("dpo", PAIRS, {"eval_prompts": 0}),

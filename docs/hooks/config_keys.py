@@ -84,7 +84,7 @@ A key that has the default "none" is not set. Its meaning says what happens then
 """
 
 
-REFUSED_TITLES = {"all": "All stages", "dpo": "DPO", "groups": "GRPO and RLOO"}
+REFUSED_TITLES = {"all": "All stages", "reward": "Reward models", "dpo": "DPO", "groups": "GRPO and RLOO"}
 
 
 def keys_page() -> str:

@@ -81,6 +81,9 @@ class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     trainer_config = ("trl", "SFTConfig")
 
 
+DROPOUT_OF_PAIRS = "dropout probability on the adapter's input; applies only with disable_dropout: false"
+
+
 @dataclass(kw_only=True)
 class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """A scalar reward learned from chosen and rejected responses, or from rankings of several."""
@@ -91,6 +94,7 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
         remedy="rows always have a limit: set at most the model's context",
     )
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {REWARD_RATES}")
+    lora_dropout: float = arg(0.0, help=DROPOUT_OF_PAIRS)
     center_rewards_coefficient: float | None = arg(
         None, help="weight of a loss that centers rewards at 0 (arXiv 2312.09244), such as 0.01; none: no such loss"
     )
@@ -99,6 +103,7 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     )
 
     trainer_config = ("trl", "RewardConfig")
+    refuses = ("reward", "all")
     learning_rates = REWARD_RATES
 
 
@@ -124,9 +129,7 @@ class DPOConfig(EvalPromptFields, ModelFields, DataFields, TrainerFields, Output
         remedy="rows always have a limit: set at most the model's context",
     )
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {DPO_RATES}")
-    lora_dropout: float = arg(
-        0.0, help="dropout probability on the adapter's input; applies only with disable_dropout: false"
-    )
+    lora_dropout: float = arg(0.0, help=DROPOUT_OF_PAIRS)
     beta: float = arg(0.1, help="strength of the KL constraint to the reference; tau of IPO")
     loss_type: str | list[str] = arg(
         factory=lambda: ["sigmoid"], help="TRL's losses, such as sigmoid or ipo; several are summed with loss_weights"

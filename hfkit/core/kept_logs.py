@@ -30,6 +30,7 @@ class KeepsLogs:
         self._save_checkpoint(self.model, None)
 
     def _save_checkpoint(self, model, trial):
+        use_evaluated_weights(self)
         kept = self.pending_logs()
         loss = self.accelerator.gather(kept["loss"]).mean().item()
         kept |= {"loss": loss, "seconds": time.time() - self.started}
@@ -62,10 +63,26 @@ class KeepsLogs:
             self._metrics["train"].clear()
             self._metrics["train"].update(kept["metrics"])
 
+    def mean_loss(self):
+        """Return the mean loss of all steps of a run that has logged none, also of those before it resumed.
+
+        transformers 5.24.0: `Trainer.train` returns the loss of all of them over the steps since then.
+        """
+        return self._total_loss_scalar / self.state.global_step
+
     def set_counts(self, kept):
         """Restore the counts since the first step; an evaluation before training reports them."""
         if "tokens" in kept:
             self._total_train_tokens = kept["tokens"]
+
+
+def use_evaluated_weights(trainer) -> None:
+    """Let an optimizer without a schedule hold the weights to evaluate and save; the next step returns to its own.
+
+    transformers 5.24.0: `Trainer` does so in its own evaluation loop only, and saves the others.
+    """
+    if callable(evaluate := getattr(trainer.optimizer, "eval", None)):
+        evaluate()
 
 
 def kept_logs(state) -> dict:

@@ -1,17 +1,19 @@
 """Chooses a loss of TRL's SFT that is correct for a model with an adapter on its head, or with a router loss."""
 
 import sys
+from importlib.metadata import version
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 
+from hfkit.core.compat_trl import fuses_head
 from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.unwrap import without_adapter
 from hfkit.models.generation import ROUTER_LOSS
 
-ROUTER_KEY = "router_aux_loss_coef"
+ROUTER_KEY, SMOOTHING = "router_aux_loss_coef", "label_smoothing_factor"
 ROUTED = ("experts", "router_gate")
 """Names of the modules to which a router sends tokens; Doge's experts are no modules, so its router itself."""
 
@@ -26,7 +28,7 @@ def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
         ConfigError: a setting in `config.extra` requests a loss that the model cannot compute.
     """
     base = without_adapter(model)
-    arguments = router_arguments(model, config)
+    arguments = router_arguments(model, config) | smoothing_arguments(config)
     if fits_fused_head(base, is_mixture(base) and arguments.get(ROUTER_KEY, config.extra.get(ROUTER_KEY)) != 0):
         return arguments
     is_adapted = has_adapted_head(base)
@@ -37,6 +39,23 @@ def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
     if config.extra.get("loss_type") == "chunked_nll":
         raise ConfigError([Problem("loss_type", "chunked_nll", f"{remedy}, or set nll")])
     return {**arguments, "loss_type": config.extra.get("loss_type", "nll")}
+
+
+def smoothing_arguments(config) -> dict:
+    """Return the `loss_type` of TRL's SFT that Transformers can smooth, if a config requests label smoothing.
+
+    Raises:
+        ConfigError: another loss is requested, or TRL computes none from the model's logits.
+    """
+    factor, loss = config.extra.get(SMOOTHING), config.extra.get("loss_type", "nll")
+    if not factor:
+        return {}
+    if loss != "nll":
+        raise ConfigError([Problem(SMOOTHING, factor, f"{loss} has none: remove one", keys=("loss_type",))])
+    if fuses_head(config.trainer_config_class()):
+        remedy = f"the losses of TRL {version('trl')} have none: remove it, or install trl 1.12"
+        raise ConfigError([Problem(SMOOTHING, factor, remedy)])
+    return {"loss_type": "nll"}
 
 
 def router_settings(model: PreTrainedModel | PeftModel) -> dict:

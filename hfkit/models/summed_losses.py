@@ -22,7 +22,7 @@ def sum_losses(
     size, base = chunk_size(model), causal_model(model)
     with whole_head(base):
         is_short = len(targets) <= size and not gathers_head(base)  # all processes must gather it in the same way
-        if head is None or not torch.is_grad_enabled() or is_short:
+        if head is None or not torch.is_grad_enabled() or is_short or overflows(states):
             losses, *others = measure_states(head, states, targets, measure, size)
             return losses.sum(), *others
         trained = {name: weight for name, weight in head.output.named_parameters() if weight.requires_grad}
@@ -77,6 +77,16 @@ class SummedLosses(torch.autograd.Function):
         # in place, since the head's gradient is large; autograd allows no second backward pass through the graph
         by_states, *by_weights = (one if one is None else one.mul_(by_total) for one in ctx.saved_tensors)
         return None, None, by_states, None, *by_weights
+
+
+def overflows(states: torch.Tensor) -> bool:
+    """Return whether the head computes in float16: a gradient summed over tokens can exceed 65504.
+
+    Only the backward pass of the whole loss, which `GradScaler` scales, keeps it in range.
+    """
+    kind = states.device.type
+    is_half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return is_half or states.dtype == torch.float16
 
 
 def autocast_copy(weight: torch.Tensor) -> torch.Tensor:

@@ -80,7 +80,7 @@ def main(config: SFTConfig) -> Path:
                     dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokenized already
                     packing=False,  # done above; the collator separates the conversations
                     include_num_input_tokens_seen="non_padding",
-                    eval_on_start=test_rows is not None and config.extra.get("eval_on_start", run.checkpoint is None),
+                    eval_on_start=test_rows is not None and config.extra.get("eval_on_start", True),
                     **loss_arguments(model, config),
                 ),
                 train_dataset=train_rows,

@@ -18,7 +18,7 @@ from hfkit.core.device import has_bf16, process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.core.interrupts import defer_signals
-from hfkit.core.kept_logs import KeepsLogs, kept_logs
+from hfkit.core.kept_logs import KeepsLogs, kept_logs, use_evaluated_weights
 from hfkit.core.launch import engine
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
@@ -188,7 +188,8 @@ def train(trainer: Trainer, run: Run) -> dict:
         trainer.set_counts(kept_logs(before))
         if run.checkpoint:
             require_own_weights(run.checkpoint, trainer.accelerator.unwrap_model(trainer.model))
-    seconds_before, mean_loss = kept_logs(before).get("seconds", 0.0), None
+    kept = kept_logs(before)
+    seconds_before, mean_loss = kept.get("seconds", 0.0), kept.get("loss", 0.0) / max(before.global_step, 1)
     trainer.started = time.time() - seconds_before
     run.started -= seconds_before
     if before.max_steps and (before.global_step >= before.max_steps or has_stopped(before)):
@@ -203,6 +204,10 @@ def train(trainer: Trainer, run: Run) -> dict:
         require_equal_weights(trainer)
         with defer_signals():
             mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
+        if isinstance(trainer, KeepsLogs) and trainer.state.global_step:
+            mean_loss = trainer.mean_loss()
+        if not (trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint):
+            use_evaluated_weights(trainer)
         require_planned_end(trainer, bool(own_stop(trainer)) or has_lost_patience(trainer))
     if trainer.state.global_step == 0:
         raise HfkitError("no step was taken, since the rows do not fill one batch: lower the batch size")

@@ -15,6 +15,7 @@ from trl import RewardTrainer
 from hfkit.core.compat_trl import EncodedRows
 from hfkit.core.device import largest_of_processes
 from hfkit.metrics.preference import metrics_of_rewards
+from hfkit.models.dropout import turn_off_dropout
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.models.output_head import causal_model
 from hfkit.models.shared_prefixes import PER_TOKEN, ReplySequence, padded_sequences, reply_states
@@ -28,6 +29,12 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
     The loss of a ranking is -1/N sum log sigmoid(r_better - r_worse - margin) over its N pairs without a tie, N =
     K(K-1)/2 where no two responses are tied; that of a batch is the mean over its rankings.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.args.disable_dropout:
+            for module in self.model.modules():
+                turn_off_dropout(module)
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
         """Return the loss of a batch of `ComparisonCollator`, and the model's outputs if requested.

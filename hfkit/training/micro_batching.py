@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hfkit.core.compat_logged import logged_counts, weigh_logged
 from hfkit.core.compat_trl import averages_router_loss
 from hfkit.core.device import largest_of_processes
-from hfkit.core.kept_logs import KeepsLogs
+from hfkit.core.kept_logs import KeepsLogs, use_evaluated_weights
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
 from hfkit.models.adapter_inputs import keep_input_dtype
@@ -173,6 +173,7 @@ class MicroBatching(KeepsLogs, Trainer):
     ) -> EvalLoopOutput:
         """Compute the metrics of `held_out_figures`, named as Trainer names them."""
         self.model.eval()
+        use_evaluated_weights(self)
         with keep_input_dtype(self.model, self.accelerator.native_amp):
             figures = self.held_out_figures(dataloader.dataset)
         named = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
@@ -181,7 +182,7 @@ class MicroBatching(KeepsLogs, Trainer):
     def held_out_figures(self, rows: Dataset) -> dict[str, float]:
         """Return the mean loss over all labels of the rows, independent of batch size and number of processes."""
         before, weights, total = logged_counts(self, "eval"), [], 0.0
-        with self.accelerator.autocast(), without_router_loss(self):
+        with self.accelerator.autocast(), without_router_loss(self), without_smoothing(self):
             for indices in self.evaluation_batches(rows):
                 batch = self.collate(rows, indices)
                 count = self.weight(batch)
@@ -243,6 +244,16 @@ def router_loss_config(trainer: Trainer):
     """Return the config that makes a trainer's model add its router loss; None if it does not."""
     config = trainer.model.config.get_text_config()
     return config if getattr(config, "output_router_logits", False) else None
+
+
+@contextmanager
+def without_smoothing(trainer: Trainer):
+    """Leave out label smoothing: a smoothed loss is not a likelihood, and its exponential no perplexity."""
+    smoother, trainer.label_smoother = trainer.label_smoother, None
+    try:
+        yield
+    finally:
+        trainer.label_smoother = smoother
 
 
 @contextmanager

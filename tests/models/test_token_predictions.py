@@ -208,3 +208,16 @@ def test_a_sum_is_differentiated_once():
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError):  # instead of a gradient that is scaled twice
         total.backward()
+
+
+def test_gradients_in_float16_stay_in_range_over_many_tokens(monkeypatch):
+    """The gradient of a chunk exceeds 65504 as long as the loss is a sum."""
+    monkeypatch.setitem(token_predictions.LOGITS, "cpu", 1000 * 90)
+    model = model_of("untied")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(60.0)
+    ids = torch.full((1, 3000), 7)
+    with torch.autocast("cpu", torch.float16):
+        (total,) = sum_losses(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids + 1, cross_entropy)
+    (total / ids.numel()).backward()
+    assert model.lm_head.weight.grad.isfinite().all()

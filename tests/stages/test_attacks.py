@@ -276,9 +276,10 @@ def test_every_flag_that_a_pipeline_cannot_use_is_reported(pipeline):
 
 
 def test_a_field_of_the_trainer_that_fails_is_named(run_stage, tmp_path):
-    remedy = r"passes pad_to_multiple_of to the trainer unchecked: check whether this key is the cause"
+    remedy = r"passes gradient_checkpointing_kwargs to the trainer unchecked: check whether this key is the cause"
     with pytest.raises(HfkitError, match=remedy):
-        run_stage("sft", tmp_path / "out", pad_to_multiple_of=0)
+        settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"nope": 1}}
+        run_stage("sft", tmp_path / "out", **settings)
 
 
 def broken(name: str, content: bytes | str | dict):

@@ -79,3 +79,21 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(run_stage, whole
     folder = stopped_copy(whole("sft"), tmp_path / "stopped", 0)
     run_stage("sft", folder, **CHANGES)
     assert_same_run(folder, whole("sft"))
+
+
+EVERY_3 = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 3, "eval_steps": 3}
+UNCHANGED = {**EVERY_3, "eval_on_start": True, "early_stopping_patience": 1, "learning_rate": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    mostly_slow([("sft", {"logging_strategy": "no"}), ("sft", UNCHANGED), ("pretrain", UNCHANGED)], []),
+)
+def test_what_depends_on_all_steps_continues(run_stage, tmp_path, stage, settings):
+    """The mean loss of a run that logs nothing, and the patience that an evaluation before the first step would use."""
+    settings = CHANGES | settings
+    uninterrupted = run_stage(stage, tmp_path / "whole", **settings)
+    folder = stopped_copy(uninterrupted, tmp_path / "stopped", 3)
+    run_stage(stage, folder, **settings, resume_from_checkpoint=True)
+    assert_same_run(folder, uninterrupted)
+    assert read_record(str(folder)).get("stopped") == read_record(str(uninterrupted)).get("stopped")

@@ -24,7 +24,13 @@ OF_STAGE = {
         "lr_scheduler_kwargs": HALVED,
     },
     "sft": {"lora_dropout": 0.1, "gradient_accumulation_steps": 3, "micro_batches_by_length": False},
-    "reward": {"lora_dropout": 0.1, "max_tokens_per_micro_batch": 64, "eval_strategy": "epoch", "eval_steps": None},
+    "reward": {
+        "lora_dropout": 0.1,
+        "disable_dropout": False,
+        "max_tokens_per_micro_batch": 64,
+        "eval_strategy": "epoch",
+        "eval_steps": None,
+    },
 }
 
 

@@ -156,8 +156,8 @@ def buffered_batches(value: int, config: ForeignConfig) -> dict:
 def dropout_of_pairs(_: object, config: ForeignConfig) -> dict | None:
     """Return that dropout needs no setting where TRL's trainer, which all these tools use, turns it off."""
     spec = STAGES[config.stage]
-    is_off = spec.form == "comparisons" and spec.holds_reference and config.given.get("disable_dropout", True)
-    return {} if is_off else None
+    is_off = spec.form == "comparisons" and config.given.get("disable_dropout", True)
+    return {} if is_off and (spec.holds_reference or config.tool != "LLaMA-Factory") else None
 
 
 CONVERSIONS: dict[str, ValueConversion] = {

@@ -6,6 +6,7 @@ from peft import TaskType
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hfkit.config.fields import ALL_LINEAR, MODULE_NAMES
+from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import HfkitError, Problem, nearest
 from hfkit.core.regexes import regex_fault
 from hfkit.models.adapter_support import opening_fault, training_fault, unmatched
@@ -18,6 +19,7 @@ from hfkit.training.memory.shapes import linear_weights
 ADAPTER_KEYS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}
 ADAPTER_KEYS |= {name: name for name in ("modules_to_save", "use_dora", "use_rslora")}
 """Keys that set an adapter's shape -> their names in PEFT's config."""
+DROPOUT = "TRL's trainers of pairs turn dropout off: set 0, or disable_dropout: false"
 NAMING_KEYS = ("lora_target_modules", "modules_to_save")
 
 
@@ -27,6 +29,7 @@ def adapter_problems(config) -> list[Problem]:
     both = config.load_in_4bit and config.load_in_8bit
     given = [key for key in ADAPTER_KEYS if getattr(config, key) not in (None, False) and not config.use_peft]
     targets, whole = config.lora_target_modules, config.modules_to_save
+    is_off = spec_of_config(config).form == "comparisons" and config.extra.get("disable_dropout", True)
     twice = isinstance(targets, list) and whole and {*targets} & {*whole}
     rules = [
         (
@@ -42,6 +45,7 @@ def adapter_problems(config) -> list[Problem]:
             "lora_dropout",
             "drops the adapter's whole input, so it would learn nothing: set it below 1",
         ),
+        (is_off and config.lora_dropout, "lora_dropout", DROPOUT, "disable_dropout"),
         (targets == [], "lora_target_modules", "name one or more, or remove it for all linear layers"),
         (whole == [], "modules_to_save", "name one or more, or remove it"),
         (

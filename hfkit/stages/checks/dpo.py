@@ -11,7 +11,6 @@ LOSSES = (
 """The losses of TRL 1.12's DPOTrainer."""
 OF_DIFFERENCES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
 """Losses that TRL computes from the scores of `f_divergence_type`, and `sft`, which has none; the others ignore it."""
-DROPOUT = "TRL's DPOTrainer turns dropout off: set 0, or disable_dropout: false"
 PRECOMPUTED, DIVERGENCE = "precompute_ref_log_probs", "f_divergence_type"
 SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
 """Losses that use `label_smoothing`."""
@@ -24,7 +23,6 @@ def dpo_problems(config: DPOConfig) -> list[Problem]:
     rules = [
         (not losses or unknown, "loss_type", f"expected names of: {', '.join(LOSSES)}"),
         (config.beta <= 0, "beta", "must be above 0"),
-        (config.lora_dropout and config.extra.get("disable_dropout", True), "lora_dropout", DROPOUT, "disable_dropout"),
         (not 0 <= smoothing < 0.5, "label_smoothing", "expected a share of wrong labels: 0 or more, below 0.5"),
         (smoothing and not SMOOTHED & {*losses}, "label_smoothing", f"only {', '.join(sorted(SMOOTHED))} use it"),
         ("exo_pair" in losses and not smoothing, "label_smoothing", "exo_pair needs it: 0.001 is common", "loss_type"),

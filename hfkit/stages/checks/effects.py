@@ -30,7 +30,12 @@ def effect_problems(config) -> list[Problem]:
     settings = {**vars(config), **config.extra}
     joins_rows = getattr(config, "packing", None) in (True, "documents")
     remedy = "on packed rows: lower per_device_train_batch_size instead"
-    needed: dict[str, tuple] = {"max_tokens_per_micro_batch": (not joins_rows, remedy)}
+    recomputes = "gradient_checkpointing"
+    needed: dict[str, tuple] = {
+        "max_tokens_per_micro_batch": (not joins_rows, remedy),
+        "pad_to_multiple_of": (not joins_rows, "on packed rows, which have no padding: remove it", "packing"),
+        f"{recomputes}_kwargs": (settings.get(recomputes) is not False, f"with {recomputes}: false", recomputes),
+    }
     for key, others in NEEDED_KEYS.items():
         pairs = [(one, None) if isinstance(one, str) else one for one in others]
         known = [

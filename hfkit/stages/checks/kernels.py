@@ -6,7 +6,7 @@ from hfkit.core.device import process_state
 from hfkit.core.errors import Problem
 from hfkit.models import varlen_attention
 
-LIGER = "use_liger_kernel"
+LIGER, OFFLOADS = "use_liger_kernel", "activation_offloading"
 FLASH = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
 """Whether each flash attention can be loaded: from its own package, or by the package `kernels`."""
 
@@ -22,6 +22,8 @@ def kernel_problems(config) -> list[Problem]:
         )
     elif attention == varlen_attention.VARLEN:
         asked.append((key, attention, "this attention", "torch>=2.11", varlen_attention.has_kernel))
+    if extra.get(OFFLOADS):
+        asked.append((OFFLOADS, True, "offloading of activations", "", lambda: True))
     problems = []
     has_gpu = not asked or process_state(extra).device.type == "cuda"
     for key, value, name, package, is_available in asked:

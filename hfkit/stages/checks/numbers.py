@@ -13,7 +13,7 @@ POSITIVE = (
     *("max_grad_norm", "lora_r", "lora_alpha", "total_episodes", "cliprange", "cliprange_value", "model_max_length"),
     *("dataset_num_proc", "sample_length", "save_total_limit", "eval_steps", "sample_steps", "kl_target", "kl_horizon"),
     *("reward_clip", "ptx_max_length", "early_stopping_patience", "max_tokens_per_micro_batch"),
-    *("num_iterations", "epsilon", "epsilon_high"),
+    *("num_iterations", "epsilon", "epsilon_high", "pad_to_multiple_of"),
 )
 OFF = {
     "max_grad_norm": "; 1e9 clips nothing",
@@ -26,10 +26,11 @@ HELD_OUT_KEYS = ("eval_datasets", "test_split_size")
 NOT_NEGATIVE = (
     *("learning_rate", "value_learning_rate", "value_warmup_steps", "weight_decay", "warmup_steps", "min_frequency"),
     *("kl_coef", "entropy_coef", "ptx_coef", "vf_coef", "missing_eos_penalty", "score_margin"),
-    *("eval_prompts", "beta"),
+    *("eval_prompts", "beta", "center_rewards_coefficient", "neftune_noise_alpha", "eval_delay"),
 )
-SHARES = ("lora_dropout", "max_dropped", "min_reward_accuracy", "gamma", "lam")
-RANGES = {"seed": (0, 2**32 - 1), **dict.fromkeys(NOT_NEGATIVE, (0, math.inf)), **dict.fromkeys(SHARES, (0, 1))}
+SHARES = ("lora_dropout", "max_dropped", "min_reward_accuracy", "gamma", "lam", "label_smoothing_factor")
+SEEDS = dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1))
+RANGES = {**SEEDS, **dict.fromkeys(NOT_NEGATIVE, (0, math.inf)), **dict.fromkeys(SHARES, (0, 1))}
 """The lowest and the highest value."""
 LARGEST = 1e38
 """The largest number allowed; float32 overflows above 3.4e38."""
@@ -37,18 +38,16 @@ LARGEST = 1e38
 
 def number_problems(config) -> list[Problem]:
     """Return problems of numbers outside their range, and of evaluations that cannot run."""
-    values = {name: getattr(config, name, None) for name in POSITIVE}
+    settings = {**config.extra, **vars(config)}
+    values = {name: settings.get(name) for name in POSITIVE}
     problems = [
         Problem(k, v, f"must be above 0{OFF.get(k, '')}") for k, v in values.items() if v is not None and v <= 0
     ]
     for name, (low, high) in RANGES.items():
-        value = getattr(config, name, None)
+        value = settings.get(name)
         if value is not None and not low <= value <= high:
             remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
             problems.append(Problem(name, value, remedy))
-    alpha = config.extra.get("neftune_noise_alpha")
-    if alpha is not None and alpha < 0:
-        problems.append(Problem("neftune_noise_alpha", alpha, "must not be negative"))
     numbers = {name: value for name, value in vars(config).items() if isinstance(value, float)}
     problems += [Problem(k, v, "must be below 1e38") for k, v in numbers.items() if abs(v) > LARGEST]
     is_cut, budget = getattr(config, "micro_batches_by_length", True), "max_tokens_per_micro_batch"

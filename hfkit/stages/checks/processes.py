@@ -27,6 +27,9 @@ def sampling_problems(config, spec: StageSpec) -> list[Problem]:
     if isinstance(loading, dict) and "num_steps" in (loading.get("gradient_accumulation_kwargs") or {}):
         remedy = "set gradient_accumulation_steps instead of num_steps"
         problems.append(Problem("accelerator_config", loading, remedy))
+    if isinstance(loading, dict) and loading.get("use_seedable_sampler", True) is not True:
+        remedy = "a run that resumes in a later epoch would see rows in another order: remove use_seedable_sampler"
+        problems.append(Problem("accelerator_config", loading, remedy))
     is_shared = engine(config.extra) is not None or parse_flag_from_env(FSDP)
     if is_shared and isinstance(loading, dict) and loading.get("even_batches", True) is not True:
         remedy = "a process without a batch would block the others: remove even_batches"

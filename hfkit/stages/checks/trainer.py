@@ -18,9 +18,12 @@ from hfkit.training.arguments import trainer_arguments
 CHOICES = {
     "loss_type": ("nll", "dft", "chunked_nll"),  # TRL's SFT reads it only when the model is loaded
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
+    "train_sampling_strategy": ("random", "sequential", "group_by_length", "batch_rebalance"),
     "ddp_backend": tuple(name for name in Backend.backend_list if name != Backend.UNDEFINED),
 }
 """Allowed values of settings that the trainer's arguments do not validate."""
+IN_BACKWARD = ("lomo", "layerwise")
+"""Ends of the names of optimizers that update weights within each backward pass."""
 OPTIMIZER_KEYS = ("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
 """Settings that not every optimizer reads."""
 READ_MODULES = ("galore", "apollo")
@@ -73,6 +76,12 @@ def try_schedule(arguments: TrainingArguments) -> None:
     """
     layer = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # draws no random numbers
     optimizer = torch.optim.SGD(layer.parameters(), lr=arguments.learning_rate)
+    if arguments.optim.value.endswith(IN_BACKWARD):
+        other = arguments.optim.value.removesuffix("_layerwise").replace("adalomo", "lomo").replace("lomo", "adafactor")
+        raise HfkitError(
+            "updates weights in each backward pass, of which a step has several, and checkpoints lack its state: set "
+            f"{other}"
+        )
     if arguments.optim_target_modules and not any(name in arguments.optim.value for name in READ_MODULES):
         raise HfkitError(f"optim_target_modules has no effect with optim: {arguments.optim.value}")
     if arguments.optim_target_modules is None:  # the layer is none of these
@@ -97,7 +106,7 @@ def try_loader(arguments: TrainingArguments) -> None:
     Raises:
         Exception: raised by torch for settings that it rejects.
     """
-    names = ("num_workers", "prefetch_factor", "persistent_workers")
+    names = ("num_workers", "prefetch_factor", "persistent_workers", "multiprocessing_context")
     DataLoader([0], **{name: getattr(arguments, f"dataloader_{name}") for name in names})
 
 

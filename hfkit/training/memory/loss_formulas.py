@@ -22,6 +22,12 @@ def chunked_loss_bytes(decoder: Decoder, run: Pass) -> int:
     return loss_bytes(decoder, tokens) + (tokens * decoder.vocab * BF16 if run.inner == BF16 else 0)
 
 
+def smoothed_loss_bytes(decoder: Decoder, run: Pass) -> int:
+    """Return the bytes of a loss of all logits at once, smoothed or not: `loss_bytes`, a copy of the shifted logits,
+    and the logits in 16 bits where the head computes in them."""
+    return loss_bytes(decoder, run.tokens) + run.tokens * decoder.vocab * (FP32 + (BF16 if run.inner == BF16 else 0))
+
+
 def preference_loss_bytes(decoder: Decoder, run: Pass) -> int:
     """Return the bytes of a loss of pairs on the logits of policy and reference: both in fp32, with the gradients of
     the policy's log-normalizers and of its logits."""

@@ -133,9 +133,11 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
     """Return the bytes of a stage's logits and loss; a reward model has one logit a row."""
     if stage.spec.makes == "reward model":
         return run.rows * FP32
+    arguments, is_own = stage.arguments, not hasattr(stage.arguments, "loss_type")  # pretraining has no such key
+    if getattr(arguments, "label_smoothing_factor", 0) or (is_own and arguments.torch_compile):
+        return loss_formulas.smoothed_loss_bytes(role.decoder, run)
     has_reference = stage.spec.holds_reference and stage.spec.form == "comparisons"
-    has_loss_type = hasattr(stage.arguments, "loss_type")  # pretraining has no such key
-    if not has_reference and (not has_loss_type or has_plain_loss(stage.arguments)):
+    if not has_reference and (is_own or has_plain_loss(stage.arguments)):
         return loss_formulas.chunked_loss_bytes(role.decoder, run)
     if tile := fused_head_tile():
         return loss_formulas.fused_head_bytes(role.decoder, run, run.tokens, tile)
