@@ -8,13 +8,15 @@ import torch
 
 from hfkit.core.compat import attention_of
 from hfkit.models.output_head import causal_model, head_of
-from hfkit.models.shared_prefixes import padded_sequences, reply_states, sequence_of, shares_prefixes
+from hfkit.models.shared_prefixes import (
+    padded_sequences,
+    reply_states,
+    sequence_of,
+    shares_prefixes,
+    split_rows,
+)
 from hfkit.models.token_predictions import chunk_size, logprob_and_entropy, measure_states
 from hfkit.rlhf.forward import Model
-
-ATTENTION = 3
-"""Attention takes about as much time as the rest of a layer in sequences of this many times its width, as measured on
-a CPU: 0.65 to 0.92 of it. By their operations it would take half."""
 
 
 def can_share_prompts(model: Model, prompt: list[int], response_length: int) -> bool:
@@ -37,11 +39,6 @@ def token_rows(ids: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
     return [[one for one, is_kept in zip(row, kept, strict=True) if is_kept] for row, kept in rows]
 
 
-def sequence_cost(tokens: int, width: int) -> float:
-    """Return the time that a sequence takes, as a number of tokens without attention."""
-    return tokens * (1 + tokens / (ATTENTION * width))
-
-
 def share_sequences(
     model: torch.nn.Module, prompts: list[list[int]], replies: Sequence[int], most: float = inf
 ) -> list[list[int]]:
@@ -55,16 +52,8 @@ def share_sequences(
     width, by_prompt = causal_model(model).config.get_text_config().hidden_size, dict[tuple[int, ...], list[int]]()
     for row, prompt in enumerate(prompts):
         by_prompt.setdefault(tuple(prompt), []).append(row)
-    found = []
-    for ids, rows in by_prompt.items():
-        splits = {}
-        for size in range(1, len(rows) + 1):
-            parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-            tokens = [len(ids) + sum(replies[row] for row in part) for part in parts]
-            if size == 1 or max(tokens) <= most:
-                splits[sum(sequence_cost(one, width) for one in tokens)] = parts
-        found += splits[min(splits)]
-    return found
+    parts = [split_rows(rows, len(ids), replies, width, most) for ids, rows in by_prompt.items()]
+    return [rows for of_prompt in parts for rows in of_prompt]
 
 
 def split_sequences(sequences: list[list[int]], count: int) -> list[list[int]]:

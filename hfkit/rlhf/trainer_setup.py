@@ -184,13 +184,11 @@ class BasePPOTrainer(TrainerBase):
             rates = {self.policy_model: args.learning_rate, self.value_model: args.value_learning_rate}
             groups = []
             for model, rate in rates.items():
-                names, shared = (
-                    self.get_decay_parameter_names(model),
-                    {"lr": args.learning_rate if rate is None else rate},
-                )
+                decaying = self.get_decay_parameter_names(model)
+                shared = {"lr": args.learning_rate if rate is None else rate}
                 trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
                 for decays in (True, False):
-                    group = [p for name, p in trained.items() if (name in names) == decays]
+                    group = [p for name, p in trained.items() if (name in decaying) == decays]
                     groups.append({"params": group, "weight_decay": args.weight_decay if decays else 0.0, **shared})
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
         self.create_scheduler(num_training_steps, self.optimizer)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hfkit.core.compat_trl import fused_head_tile, has_plain_loss
+from hfkit.models.shared_prefixes import split_rows
 from hfkit.training.arguments import max_tokens
 from hfkit.training.memory import formulas, loss_formulas
 from hfkit.training.memory.device import Device
@@ -208,7 +209,8 @@ def group_phases(
     config, policy, size = stage.config, roles[0], stage.config.per_device_train_batch_size
     passes = stage.arguments.steps_per_generation
     tokens = micro_batch_tokens(stage.spec, config)
-    run = training_pass(stage, policy, ceil(tokens / stage.row_length), stage.row_length, device)
+    rows = ceil(tokens / group_length(stage, policy))
+    run = replace(training_pass(stage, policy, rows, ceil(tokens / rows), device), padded=True)
     # prompts may be short, so that more rows fill the tokens
     rows = shared_tokens(stage.spec, config) // stage.row_length if config.micro_batches_by_length else size
     replies = min(run.tokens, rows * config.response_length)
@@ -221,12 +223,22 @@ def group_phases(
     backward = formulas.backward_bytes(policy.decoder, run, largest_cast(policy, run))
     accumulated = gradients if tokens < step_tokens(stage.spec, config) else 0
     phases = {
-        "rollout": rollout_bytes(stage, roles, replace(run, rows=rows), device, launch),
+        "rollout": rollout_bytes(stage, roles, replace(run, rows=rows, length=stage.row_length), device, launch),
         "scoring": loss_formulas.scoring_bytes(policy.decoder, run, replies),
         "loss": kept + logits + accumulated,
         "backward": max(kept + accumulated, gradients) + backward,
     }
     return kept + backward, logits, phases
+
+
+def group_length(stage, role: Role) -> int:
+    """Return the tokens of a sequence in training: a prompt and one or more of its responses (`split_rows`)."""
+    config = stage.config
+    if config.attn_implementation == "eager" or not config.micro_batches_by_length:
+        return stage.row_length
+    replies = [config.response_length] * config.num_generations
+    longest = split_rows([*range(len(replies))], config.max_prompt_length, replies, role.decoder.hidden)[0]
+    return config.max_prompt_length + len(longest) * config.response_length
 
 
 def training_pass(stage, role: Role, rows: int, length: int, device: Device, launch: Launch = ALONE) -> Pass:
