@@ -33,7 +33,7 @@ def test_a_change_in_other_code_keeps_tokenized_rows(module, monkeypatch):
 
 
 PLUMBING = {"built_in_templates", "caching", "cards", "comparisons", "concatenation", "files", "mixture", "sources"}
-PLUMBING |= {"splits", "streams"}
+PLUMBING |= {"progress", "splits", "streams"}
 
 
 def test_modules_with_functions_over_rows_import_no_code_that_is_not_hashed():

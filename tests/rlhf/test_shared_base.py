@@ -18,6 +18,7 @@ from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import weights_hash
 from hfkit.rlhf.roles import load_roles
 from hfkit.rlhf.trainer_checks import validate_trainer_inputs
+from hfkit.training.arguments import trainer_arguments
 
 BASES = {"whole": {}, "4-bit": {"load_in_4bit": True}, "8-bit": {"load_in_8bit": True}}
 # 8-bit layers round activations too, so a response sampled token by token and the same response scored at once differ.
@@ -163,4 +164,6 @@ def test_pain_09_a_quantized_critic_without_an_adapter_is_refused(config_of, sft
     left = copy.deepcopy(tokenizer)
     left.padding_side = "left"
     with pytest.raises(HfkitError, match="the value model is quantized and has no adapter"):
-        validate_trainer_inputs(config, left, roles.policy, roles.reward, [{"input_ids": [5]}] * 8, bare)
+        validate_trainer_inputs(
+            trainer_arguments(config), left, roles.policy, roles.reward, [{"input_ids": [5]}] * 8, bare
+        )

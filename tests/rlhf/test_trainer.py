@@ -22,6 +22,7 @@ from hfkit.records.record import read_record, weights_hash
 from hfkit.rlhf.roles import load_roles
 from hfkit.rlhf.trainer_checks import validate_trainer_inputs
 from hfkit.stages import ppo
+from hfkit.training.arguments import trainer_arguments
 
 UPDATES, EPOCHS, MINI_BATCHES = 2, 2, 2  # of conftest's tiny config: 8 episodes in batches of 4
 
@@ -135,13 +136,13 @@ def test_right_padding_a_frozen_policy_and_a_shared_value_model_are_refused(conf
     rows = [{"input_ids": [5]}] * 8
     tokenizer.padding_side = "right"
     with pytest.raises(HfkitError, match="padded on the left"):
-        validate_trainer_inputs(config, tokenizer, roles.policy, roles.reward, rows, roles.reward)
+        validate_trainer_inputs(trainer_arguments(config), tokenizer, roles.policy, roles.reward, rows, roles.reward)
     tokenizer.padding_side = "left"
     with pytest.raises(HfkitError, match="value_model is the same object as reward_model"):
-        validate_trainer_inputs(config, tokenizer, roles.policy, roles.reward, rows, roles.reward)
+        validate_trainer_inputs(trainer_arguments(config), tokenizer, roles.policy, roles.reward, rows, roles.reward)
     roles.policy.requires_grad_(False)
     with pytest.raises(HfkitError, match="the policy has nothing to train"):
-        validate_trainer_inputs(config, tokenizer, roles.policy, roles.reward, rows, roles.value)
+        validate_trainer_inputs(trainer_arguments(config), tokenizer, roles.policy, roles.reward, rows, roles.value)
 
 
 @pytest.mark.parametrize("by", ["fp16", "ACCELERATE_MIXED_PRECISION"])

@@ -264,7 +264,7 @@ def test_what_is_refused(config_of, method, tmp_path, changes, key, remedy):
         ({"data_seed": 7}, "data_seed", "set seed"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy", "remove it"),
         ({"dataloader_drop_last": True}, "dataloader_drop_last", "remove it"),
-        ({"dataloader_in_order": False}, "dataloader_in_order", "follows seed"),
+        ({"dataloader_in_order": False}, "dataloader_in_order", "not see the same data"),
         ({"average_tokens_across_devices": False}, "average_tokens_across_devices", "all processes"),
         ({"use_cache": True}, "use_cache", "remove it"),
         ({"liger_kernel_config": {"rope": True}}, "liger_kernel_config", "Liger"),
