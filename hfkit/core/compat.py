@@ -144,6 +144,20 @@ def page_tokens(config) -> int:
     return getattr(config, "page_size", None) or config.block_size
 
 
+def forget_offsets(model: Any) -> None:
+    """Let a model that also reads images continue to generate from a cache with other rows.
+
+    transformers 5.24.0: Qwen-VL and others add the `rope_deltas` of the rows of the last prompts to all later
+    positions; those of text are 0.
+
+    Args:
+        model: a torch module.
+    """
+    for module in model.modules():
+        if getattr(module, "rope_deltas", None) is not None:
+            module.rope_deltas = None
+
+
 def cache_name(output_class) -> str:
     """Return the name of the cache in the arguments and outputs of models, from `BaseModelOutputWithPast`.
 

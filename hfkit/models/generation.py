@@ -12,7 +12,7 @@ from transformers import BatchEncoding, GenerationConfig, PreTrainedModel, PreTr
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from hfkit.core.compat import cache_name
+from hfkit.core.compat import cache_name, forget_offsets
 from hfkit.core.device import keep_random_state
 from hfkit.core.unwrap import without_adapter
 from hfkit.data.chat_template import turn_end_ids
@@ -123,6 +123,7 @@ def sample_until_ended(
     running, cache, stride = torch.arange(len(ids)), cache_of_repeated(model, ids, mask, config), STRIDE
     while len(running) and ids.shape[1] < limit:
         config.max_new_tokens = min(stride, limit - ids.shape[1])
+        forget_offsets(model)
         made = model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -30,6 +30,7 @@ from hfkit.commands.export.vllm import served_folder
 from hfkit.commands.merge import merge
 from hfkit.config.stages import PPOConfig
 from hfkit.models.adapter_shape import on_meta
+from hfkit.models.generation import generate_replies
 from hfkit.models.loading import load_trainable
 from hfkit.models.multimodal import language_config, parts_without_text
 from hfkit.models.named_weights import named_weights
@@ -186,6 +187,20 @@ def test_a_whole_model_is_trained_and_its_vision_model_stays(architecture, check
     assert len(processor_files(base)) == 3 and processor_files(sft) == kept
     assert not torch.allclose(logits_at(sft), logits_at(base), atol=1e-4)
     assert AutoConfig.from_pretrained(sft).get_text_config().pad_token_id == tokenizer.pad_token_id
+
+
+@made
+@pytest.mark.parametrize("architecture", mostly_slow(MODELS, ["qwen3_vl"]))
+def test_a_batch_with_equal_prompts_is_sampled_like_each_row_alone(architecture, checkpoint):
+    """Rows leave it, and prompts of several lengths occur several times: positions are those of each row."""
+    model, tokenizer = hfkit.load_policy(checkpoint(architecture))
+    long, short = [*range(20, 44)], [*range(60, 71)]
+    whole = [generate_replies(model, tokenizer, [prompt], 40, stop_token_ids=[1]) for prompt in (long, short)]
+    stop = {"stop_token_ids": [whole[0][0][9]]}
+    alone = [generate_replies(model, tokenizer, [prompt], 40, **stop)[0] for prompt in (long, short)]
+    assert len(alone[0]) <= 10 < len(alone[1])
+    batch = generate_replies(model, tokenizer, [long, short, short, long, short], 40, **stop)
+    assert batch == [alone[0], alone[1], alone[1], alone[0], alone[1]]
 
 
 @pytest.mark.slow
