@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
+import trl
 from quick import mostly_slow
 
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES, StageSpec, spec_of_config
 from hfkit.config.stages import SFTConfig
 from hfkit.config.validation import default_of, top_level_key
+from hfkit.core.compat_trl import fuses_head
 from hfkit.core.errors import ConfigError, Kind, Problem
 from hfkit.stages.checks.architecture import MODEL_KEYS
 from hfkit.stages.checks.stage import problems_of
@@ -136,7 +138,7 @@ def test_problems_of_the_model_are_about_all_that_names_it(problems_with):
         ({"dataloader_multiprocessing_context": "spawn"}, ["dataloader_multiprocessing_context"]),
         ({"data_seed": -1, "pad_to_multiple_of": 0}, ["data_seed", "pad_to_multiple_of"]),
         ({"label_smoothing_factor": 0.1, "loss_type": "dft"}, ["label_smoothing_factor"]),
-        ({"label_smoothing_factor": 0.1, "loss_type": "nll"}, []),
+        ({"label_smoothing_factor": 0.1, "loss_type": "nll"}, ["label_smoothing_factor"] * fuses_head(trl.SFTConfig)),
         ({"optim": "sgd", "adam_beta1": 0.5, "adam_beta2": 0.5}, ["adam_beta1", "adam_beta2"]),
         ({"optim": "adafactor", "adam_epsilon": 1e-6}, ["adam_epsilon"]),
         ({"optim_target_modules": ["q_proj"]}, ["optim_target_modules"]),
