@@ -50,9 +50,7 @@ def indirect_imports(trees: dict[str, ast.Module]) -> list[str]:
     imports = [(name, node) for name, node in imports if isinstance(node, ast.ImportFrom) and node.module in trees]
     names = [(name, node.module, alias.name) for name, node in imports for alias in node.names]
     imported = {(name, alias) for name, _, alias in names}
-    return [
-        f"{name}: {one.name}" for name, node in imports for one in node.names if (node.module, one.name) in imported
-    ]
+    return [f"{name}: {alias}" for name, source, alias in names if (source, alias) in imported]
 
 
 def calls_without_encoding(trees: dict[str, ast.Module]) -> list[str]:
