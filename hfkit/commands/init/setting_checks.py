@@ -32,8 +32,8 @@ OF_THE_MACHINE = ("deepspeed", "tf32", "ddp_backend")
 """Settings that may fail here, and not where the model is trained."""
 OF_THE_LAUNCH = ("num_generations", "total_episodes")
 """Settings that must fit the rows of a batch, and so the number of processes: they are reported, and kept."""
-OPTIMIZERS = {one.value for one in OptimizerNames if not one.value.endswith(IN_BACKWARD)}
-ELSEWHERE = {"optim": OPTIMIZERS, "report_to": {*INTEGRATION_TO_CALLBACK}, "bf16": {True}, "fp16": {True}}
+USABLE_OPTIMIZERS = {one.value for one in OptimizerNames if not one.value.endswith(IN_BACKWARD)}
+ELSEWHERE = {"optim": USABLE_OPTIMIZERS, "report_to": {*INTEGRATION_TO_CALLBACK}, "bf16": {True}, "fp16": {True}}
 """Values that need a package or a GPU, which this machine may lack."""
 
 
@@ -78,10 +78,10 @@ def problems_of_values(config) -> list[Problem]:
         found += broken_rules(config, rules + function_rules(config)) + effect_of_keys(config)
     elif spec.checks and spec.form == "comparisons":  # those of pretraining read models
         found += resolve_name(spec.checks)(config)
-    return found + argument_problems(config, {problem.key for problem in found})
+    return found + trainer_problems_anywhere(config, {problem.key for problem in found})
 
 
-def argument_problems(config, reported: set[str]) -> list[Problem]:
+def trainer_problems_anywhere(config, reported: set[str]) -> list[Problem]:
     """Return the settings that the trainer's arguments refuse on any machine, and that are not reported yet."""
     extra = {key: value for key, value in config.extra.items() if key not in OF_THE_MACHINE}
     trackers = "none" if fits_elsewhere("report_to", config.report_to) else config.report_to
