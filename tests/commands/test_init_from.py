@@ -201,7 +201,8 @@ def test_a_value_that_the_stage_would_refuse_is_left_to_decide(translated, text,
         ("base_model: x\nhub_model_id: me/x", None, {"push_to_hub": True, "hub_model_id": "me/x"}, {}),
         ("base_model: x\nflex_attention: true", None, {"attn_implementation": "flex_attention"}, {}),
         (
-            "base_model: x\nrl: grpo\nmicro_batch_size: 8\ntrl: {use_vllm: true, vllm_server_host: there, vllm_server_timeout: 9}",
+            "base_model: x\nrl: grpo\nmicro_batch_size: 8\n"
+            "trl: {use_vllm: true, vllm_server_host: there, vllm_server_timeout: 9}",
             None,
             {"vllm_mode": "server", "vllm_server_base_url": "http://there:8000", "vllm_server_timeout": 9},
             {},

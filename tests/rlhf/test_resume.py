@@ -13,6 +13,7 @@ from processes import begin
 from quick import mostly_slow
 from safetensors.torch import load_file
 
+from hfkit.core.device import random_state, restore_random_state
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
@@ -160,4 +161,7 @@ def test_what_reward_functions_draw_goes_on_in_a_resumed_run(tmp_path):
     save_random_state(tmp_path, 0)
     drawn = draw()
     load_random_state(tmp_path, 0)
+    before = random_state(torch.device("cpu"))
+    assert draw() == drawn
+    restore_random_state(before, torch.device("cpu"))  # of a step that a signal drops
     assert draw() == drawn
