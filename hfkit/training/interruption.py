@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
