@@ -128,7 +128,11 @@ def test_a_completion_continues_a_text_and_keeps_its_white_space(server, base_di
         ({"messages": []}, "messages", "expected a list of messages"),
         ({"messages": [{"role": "user"}]}, "messages", r"messages\[0\].content: missing"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "content that is not text"),
-        ({"messages": [*ASKED, {"role": "assistant", "content": "x"}]}, "messages", "assistant message at the end"),
+        (
+            {"messages": [*ASKED, {"role": "assistant", "content": "x"}]},
+            "messages",
+            "the last one is the assistant's: end with one of the user",
+        ),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages", "rejected by the chat template"),
         ({"messages": [{"role": "user", "content": "x " * 400}]}, "messages", "context of sft is 256 tokens"),
         ({"temperature": -1}, "temperature", "temperature: -1 -> expected greater than or equal to 0"),

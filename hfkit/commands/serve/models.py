@@ -68,6 +68,8 @@ def encode_chat(model: ServedModel, request: Request) -> list[int]:
     tokenizer, messages = model.tokenizer, request.prompt
     if not tokenizer.chat_template:
         raise ApiError(400, f"{model.name} has no chat template: send a text to /v1/completions", "messages")
+    if messages[-1]["role"] == "assistant":
+        raise ApiError(400, "messages: the last one is the assistant's: end with one of the user", "messages")
     if fault := variables_fault(tokenizer, request.variables):
         raise ApiError(400, fault, "chat_template_kwargs")
     try:
