@@ -131,7 +131,7 @@ def test_a_completion_continues_a_text_and_keeps_its_white_space(server, base_di
         (
             {"messages": [*ASKED, {"role": "assistant", "content": "x"}]},
             "messages",
-            "the last one is the assistant's: end with one of the user",
+            "end with one of the user",
         ),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages", "rejected by the chat template"),
         ({"messages": [{"role": "user", "content": "x " * 400}]}, "messages", "context of sft is 256 tokens"),
