@@ -1,7 +1,9 @@
 """Self-consistency: the majority answer of several samples (Wang et al. 2022, arXiv 2203.11171)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from math import comb
 
 import numpy as np
 
@@ -17,7 +19,7 @@ def majority_accuracy(
 ) -> np.ndarray:
     """Return how often the majority of n answers is right, for each question, (N,).
 
-    Averages over `draws` random choices of n of the K answers; a choice of all K is the only one.
+    Averages over all choices of n of the K answers, or over `draws` random ones if there are more.
 
     Args:
         answers: K answers to each of N questions; None where a response has no answer.
@@ -25,7 +27,9 @@ def majority_accuracy(
     """
     random, shares = np.random.default_rng(0), np.empty(len(answers))
     for index, (own, reference) in enumerate(zip(answers, references, strict=True)):
-        count = len(own)
-        picks = [random.permutation(count)[:n] for _ in range(draws if n < count else 1)]
-        shares[index] = np.mean([majority([own[one] for one in sorted(pick)]) == reference for pick in picks])
+        count, size = len(own), min(n, len(own))
+        picks: Iterable[Sequence[int]] = combinations(range(count), size)
+        if comb(count, size) > draws:
+            picks = [sorted(random.permutation(count)[:size]) for _ in range(draws)]
+        shares[index] = np.mean([majority([own[one] for one in pick]) == reference for pick in picks])
     return shares

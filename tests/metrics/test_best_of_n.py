@@ -40,3 +40,7 @@ def test_the_accuracy_of_a_majority():
     assert one == pytest.approx([2 / 3, 1 / 3], abs=0.03)
     assert three.tolist() == [1.0, 0.0]
     assert majority_accuracy([[None, "x"]], ["x"], 2).tolist() == [1.0]
+    few = [["x", "y", "y", "z"]]
+    assert [majority_accuracy(few, ["x"], n).item() for n in (1, 2, 9)] == [1 / 4, 1 / 2, 0]  # of all choices
+    many = majority_accuracy([["x", *"yz" * 10]], ["x"], 3, draws=4000)
+    assert many.item() == pytest.approx(3 / 21 * 10 / 19, abs=0.02)
