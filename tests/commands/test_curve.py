@@ -27,7 +27,7 @@ SFT = ("sft", "turns.jsonl")
 
 @pytest.mark.parametrize(("stage", "rows"), mostly_slow([SFT, ("reward", "pairs.jsonl")], [SFT]))
 @pytest.mark.parametrize("seeds", ["0", slow("01")])
-def test_runs_of_each_size_and_seed_are_measured_on_the_same_rows(words, tmp_path, capfd, stage, rows, seeds):
+def test_runs_of_each_size_and_seed_are_measured_on_their_held_out_rows(words, tmp_path, capfd, stage, rows, seeds):
     assert main([*words(stage, rows), "--sizes", "16", "8", "--seeds", *seeds]) == 0
     folder = tmp_path / "curve"
     result = read_json_mapping(folder / "curve.json")

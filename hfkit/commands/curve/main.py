@@ -1,8 +1,8 @@
 """hfkit curve configs/quickstart/sft.yaml --sizes 100 200 400 --output_dir runs/curve
 
 Trains a stage on growing numbers of rows and measures each model on the same held-out rows: the loss of a language
-model, the errors of a reward model on pairs (1 - accuracy), with 95% intervals. Fits a power law to the errors and
-reports what twice the rows would bring.
+model, the errors of a reward model on pairs (1 - accuracy), with 95% intervals. With `test_split_size`, each seed holds
+out other rows. Fits a power law to the errors and reports what twice the rows would bring.
 
 Each run is an ordinary run, in ROWS-seed-SEED of the output folder, and can be used as such. The same command resumes
 an interrupted curve, and adds sizes and seeds. Other flags are keys of the stage: `--max_steps 100`.
