@@ -155,7 +155,7 @@ def test_killed_in_an_update_it_goes_on_to_the_same_weights(config_of, run_stage
 
 def test_what_reward_functions_draw_goes_on_in_a_resumed_run(tmp_path):
     def draw() -> list[float]:
-        return [random.random(), random.gauss(), float(np.random.standard_normal()), float(torch.rand(()))]
+        return [random.random(), random.gauss(0, 1), float(np.random.standard_normal()), float(torch.rand(()))]
 
     draw()  # of two normal numbers, NumPy keeps one
     save_random_state(tmp_path, 0)
