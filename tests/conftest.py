@@ -239,6 +239,7 @@ def config_of(data, request):
 
     def make(stage: str, output_dir: Path, **changes):
         rows, settings, inputs = TINY[stage]
+        settings = {key: one for key, one in settings.items() if key.replace("_steps", "_strategy") not in changes}
         made = {key: str(request.getfixturevalue(name)) for key, name in inputs.items() if key not in changes}
         values = {"datasets": [{"path": str(data / f"{rows}.jsonl")}], **settings, **made, **changes}
         values = {key: value for key, value in values.items() if value is not None}

@@ -1,5 +1,9 @@
 """Reward functions that the tests name in configs."""
 
+import random
+
+import numpy as np
+
 
 def length(prompts, replies, **columns) -> list[float]:
     """A reward function that needs no model."""
@@ -12,6 +16,11 @@ def names(prompts, replies, answer, rank) -> list[float]:
         float(f"What does {one['name']} like?" == prompt and own_rank >= 0)
         for prompt, one, own_rank in zip(prompts, answer, rank, strict=True)
     ]
+
+
+def drawn(prompts, replies, **columns) -> list[float]:
+    """A reward function that draws from the generators of Python and NumPy."""
+    return [len(reply) + random.random() + np.random.standard_normal() for reply in replies]
 
 
 def constant(prompts, replies, **columns) -> list[float]:

@@ -10,6 +10,7 @@ import venv
 import zipfile
 from email import message_from_bytes
 from fnmatch import fnmatch
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ import pytest
 pytest.importorskip("hatchling", reason="builds need hatchling")
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from trove_classifiers import classifiers
 
 from hfkit import __version__
@@ -64,18 +67,35 @@ def test_the_sdist_builds_the_same_wheel(built, tmp_path):
 def test_the_index_accepts_the_metadata(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         (name,) = [name for name in wheel.namelist() if name.endswith("METADATA")]
-        metadata = message_from_bytes(wheel.read(name))
+        found = message_from_bytes(wheel.read(name))
         assert [one for one in wheel.namelist() if one.endswith("licenses/LICENSE")]
-    assert (metadata["Name"], metadata["Version"], metadata["License-Expression"]) == (
+    assert (found["Name"], found["Version"], found["License-Expression"]) == (
         "hfkit",
         __version__,
         "Apache-2.0",
     )
-    assert {*metadata.get_all("Classifier")} <= classifiers
-    assert metadata.get_payload().startswith("# hfkit\n")
+    assert {*found.get_all("Classifier")} <= classifiers
+    assert found.get_payload().startswith("# hfkit\n")
     assert {"dev", "export", "gpu", "kernels", "label", "liger", "serve", "tracking"} <= {
-        *metadata.get_all("Provides-Extra")
+        *found.get_all("Provides-Extra")
     }
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_the_pinned_versions_support_every_supported_python(python):
+    wrong = []
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pin = Requirement(line)
+        release = {"python_version": python, "python_full_version": f"{python}.99"}
+        try:
+            supported = metadata(pin.name)["Requires-Python"]
+        except PackageNotFoundError:  # of an extra
+            continue
+        if (not pin.marker or pin.marker.evaluate(release)) and f"{python}.99" not in SpecifierSet(supported or ""):
+            wrong.append(f"{pin}: Python {supported}")
+    assert not wrong
 
 
 def test_shipped_files_are_found_in_a_checkout():

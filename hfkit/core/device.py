@@ -1,13 +1,16 @@
 """Chooses the device of this process, and joins the process group of a launch."""
 
 import os
+import random
 import socket
 import sys
 from dataclasses import asdict
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import psutil
 import torch
 import transformers
@@ -159,16 +162,24 @@ def container_bytes(name: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def random_state(on: torch.device) -> list[torch.Tensor]:
-    """Return the states of torch's generators, of the CPU and of a GPU, for `restore_random_state`."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(on)] if on.type == "cuda" else [])]
+def random_state(on: torch.device) -> dict:
+    """Return the states of the generators of torch, Python and NumPy, for `restore_random_state`.
+
+    Stages draw from torch's, and reward functions from any. A safe load of torch takes them.
+    """
+    name, keys, *others = cast(tuple, np.random.get_state())
+    states = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": (name, keys.tolist(), *others)}
+    return states | ({"cuda": torch.cuda.get_rng_state(on)} if on.type == "cuda" else {})
 
 
-def restore_random_state(states: list[torch.Tensor], on: torch.device) -> None:
-    """Set torch's generators to the states that `random_state` returned."""
-    torch.set_rng_state(states[0])
-    if on.type == "cuda":
-        torch.cuda.set_rng_state(states[1], on)
+def restore_random_state(states: dict, on: torch.device) -> None:
+    """Set the generators to the states that `random_state` returned."""
+    torch.set_rng_state(states["cpu"])
+    if "python" in states:  # checkpoints of earlier versions lack it
+        random.setstate(states["python"])
+        np.random.set_state(states["numpy"])
+    if "cuda" in states and on.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], on)
 
 
 def keep_random_state(on: torch.device):

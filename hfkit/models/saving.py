@@ -40,8 +40,8 @@ def save_model(
     model.save_pretrained(folder, **options)
     (folder / "README.md").unlink(missing_ok=True)  # peft's card names the base by its local path
     tokenizer.save_pretrained(folder)
-    if not isinstance(model, PeftModel) and model.config.get_text_config() is not model.config:
-        copy_processor(model.name_or_path, folder)
+    for file in processor_files(model):
+        shutil.copyfile(file, folder / file.name)
     if model.can_generate():
         generation = model.generation_config
         generation.pad_token_id = tokenizer.pad_token_id
@@ -50,15 +50,16 @@ def save_model(
         generation.save_pretrained(folder)
 
 
-def copy_processor(path: str, folder: Path) -> None:
-    """Copy the files with which the model at a path reads images and sound; warn if the Hub does not answer."""
+def processor_files(model: PreTrainedModel | PeftModel) -> list[Path]:
+    """Return the files with which a whole multimodal model reads images and sound; warn if the Hub does not answer."""
+    path, names = model.name_or_path, PROCESSOR_FILES
+    if isinstance(model, PeftModel) or model.config.get_text_config() is model.config or not path:
+        return []
     try:
-        files = [find_file(path, name) for name in PROCESSOR_FILES] if path else []
+        return [file for file in (find_file(path, name) for name in names) if file]
     except HfkitError as error:  # the trained weights are already saved
-        warn(f"the result cannot read images: copy {', '.join(PROCESSOR_FILES)} of {path} into its folder\n{error}")
-        return
-    for file in filter(None, files):
-        shutil.copyfile(file, folder / file.name)
+        warn(f"the result cannot read images: copy {', '.join(names)} of {path} into its folder\n{error}")
+        return []
 
 
 def require_generation_config(path: str, revision: str = "main") -> None:

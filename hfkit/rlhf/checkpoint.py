@@ -5,12 +5,9 @@ state for each process, and `ppo_state.json` (controllers, callbacks, metrics no
 `trainer_state.json` last: a checkpoint without it is incomplete.
 """
 
-import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
@@ -18,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hfkit.core.console import is_main_process
-from hfkit.core.device import device
+from hfkit.core.device import device, random_state, restore_random_state
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.rlhf.controllers import Controllers
@@ -92,24 +89,12 @@ def load_progress(folder: Path, optimizer: Optimizer, scheduler: LRScheduler, co
 
 
 def save_random_state(folder: Path, process: int) -> None:
-    """Save the states of this process's generators: PPO draws from torch's, reward functions from any."""
-    name, keys, *others = cast(tuple, np.random.get_state())
-    numpy_state = (name, keys.tolist(), *others)  # types that a safe load takes
-    states = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy_state}
-    if device().type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state()
-    torch.save(states, folder / f"rng_state_{process}.pth")
+    """Save the states of this process's generators."""
+    torch.save(random_state(device()), folder / f"rng_state_{process}.pth")
 
 
 def load_random_state(folder: Path, process: int) -> None:
     """Load the state of the generators; a process that has none in the checkpoint keeps the state from its seed."""
     file = folder / f"rng_state_{process}.pth"
-    if not file.is_file():
-        return
-    states = torch.load(file, weights_only=True)
-    torch.set_rng_state(states["cpu"])
-    if "python" in states:  # checkpoints of earlier versions lack it
-        random.setstate(states["python"])
-        np.random.set_state(states["numpy"])
-    if "cuda" in states and device().type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"])
+    if file.is_file():
+        restore_random_state(torch.load(file, weights_only=True), device())

@@ -22,7 +22,7 @@ from hfkit.core.kept_logs import KeepsLogs, kept_logs, use_evaluated_weights
 from hfkit.core.launch import engine
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
-from hfkit.training.callbacks import GroupedOrder, MetricsFile, Resume, TrainingProgress
+from hfkit.training.callbacks import GroupedOrder, KeepProcessor, MetricsFile, Resume, TrainingProgress
 from hfkit.training.checkpoints import checkpoint_fault, require_own_weights
 from hfkit.training.interruption import SaveOnSignal, finish_evaluation, own_state
 from hfkit.training.run import Run
@@ -143,6 +143,7 @@ def set_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
     trainer.remove_callback(PrinterCallback)
     # TRL's card, written with each checkpoint, would overwrite an existing README.md
     trainer.create_model_card = lambda *args, **kwargs: None
+    trainer.add_callback(KeepProcessor())  # before the one that ends the run after a signal
     trainer.add_callback(SaveOnSignal(trainer))  # must run before checkpoints are pushed
     if run.config.push_to_hub and run.config.hub_strategy == "every_save":
         trainer.add_callback(PushCheckpointCallback(run, save))

@@ -1,12 +1,14 @@
 """Callbacks of the training loop: the metrics file, the progress line, samples of the model's text."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.utils import CONFIG_NAME
 from trl.trainer.utils import RepeatSampler
 
 from hfkit.core.console import printable_line, say
@@ -14,6 +16,7 @@ from hfkit.core.device import keep_random_state
 from hfkit.core.files import write_text
 from hfkit.core.kept_logs import SCHEDULE_METRIC, KeepsLogs, kept_logs
 from hfkit.core.progress import ProgressLine
+from hfkit.models.saving import processor_files
 from hfkit.records.metrics_file import METRICS
 from hfkit.training.sharding import is_sharded
 
@@ -52,6 +55,20 @@ class Resume(TrainerCallback):
             self.trainer.set_pending_logs(kept)
         if SCHEDULE_METRIC in kept:
             lr_scheduler.step(kept[SCHEDULE_METRIC])
+
+
+class KeepProcessor(TrainerCallback):
+    """Copies the files with which a multimodal model reads images into its checkpoints, for AutoProcessor."""
+
+    files: list[Path] | None = None
+
+    def on_save(self, args, state, control, model=None, **kwargs):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and (folder / CONFIG_NAME).is_file():  # PPO's are no models
+            if self.files is None:
+                self.files = processor_files(model)
+            for file in self.files:
+                shutil.copyfile(file, folder / file.name)
 
 
 class BeforeFirstStep(TrainerCallback):

@@ -97,5 +97,8 @@ def can_share(model: torch.nn.Module, rows: Dataset) -> bool:
 
 
 def share_prefixes(trainer: Trainer, rows: Dataset) -> None:
-    """Let responses to one prompt share a sequence if they can; all processes that hold parts of the model call it."""
-    trainer.data_collator.share = can_share(trainer.model, rows)
+    """Let responses to one prompt share a sequence if they can; all processes that hold parts of the model call it.
+
+    The noise of NEFTune is that of a sequence, so with it each response has its own.
+    """
+    trainer.data_collator.share = not trainer.args.neftune_noise_alpha and can_share(trainer.model, rows)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
@@ -28,7 +27,7 @@ class SaveOnSignal(TrainerCallback):
 
     def __init__(self, trainer: Trainer):
         self.trainer, self.is_leaving = trainer, False
-        self.random: list[torch.Tensor] = []
+        self.random: dict = {}
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.remember(state)  # the data loader draws a seed next, and again on resuming

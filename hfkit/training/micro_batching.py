@@ -26,6 +26,7 @@ from hfkit.models.adapter_inputs import keep_input_dtype
 from hfkit.models.micro_batches import batches_by_length, call_tokens, micro_batches, round_up
 from hfkit.models.sft_loss import ROUTER_KEY
 from hfkit.models.shared_prefixes import PADDING
+from hfkit.training.embedding_noise import EmbeddingNoise
 from hfkit.training.sharding import is_sharded, reduce_in_float32, shard_present_layers
 
 Batch = dict[str, torch.Tensor]
@@ -48,6 +49,8 @@ class MicroBatching(KeepsLogs, Trainer):
     def __init__(self, *args, max_tokens: int | None, **kwargs):
         self.max_tokens = max_tokens
         super().__init__(*args, **kwargs)
+        alpha, self.neftune_noise_alpha = self.args.neftune_noise_alpha, None  # Trainer's noise depends on padding
+        self.noise = EmbeddingNoise(self.model, alpha) if alpha else None
         reduce_in_float32(self.accelerator)
         shard_present_layers(self.model, self.accelerator)
         if router_loss_config(self) is not None or self.is_deepspeed_enabled:
@@ -94,6 +97,11 @@ class MicroBatching(KeepsLogs, Trainer):
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
         """Return the loss of a micro-batch, or its share of the batch's loss if losses do not add up."""
+        with self.noise.of_batch(inputs) if self.noise else nullcontext():
+            return self.share_of_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def share_of_loss(self, model, inputs: Batch, return_outputs: bool, num_items_in_batch):
+        """Return what `compute_loss` returns."""
         share = inputs.pop("share", 1.0)
         sums_router_loss = num_items_in_batch is not None and self.sums_router_loss()
         if not (return_outputs or sums_router_loss):  # newer versions of TRL compute the outputs in a second pass

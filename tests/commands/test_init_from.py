@@ -127,7 +127,7 @@ def test_the_stage_and_the_defaults_of_the_tool(translated, tmp_path, text, stag
             "reward",
             {"lora_target_modules": ["q", "v"], "lora_r": 8},
         ),
-        ("torchrun src/train.py --do_train True --report_to a b", "sft", {"report_to": ["a", "b"]}),
+        ("torchrun src/train.py --do_train True --report_to wandb trackio", "sft", {"report_to": ["wandb", "trackio"]}),
     ],
 )
 def test_a_command_saved_as_text(translated, tmp_path, text, stage, wanted):
@@ -158,6 +158,14 @@ def test_every_key_is_translated_or_reported(tool, value):
         ("stage: sft\nfinetuning_type: full\nlora_rank: 4", {"lora_rank"}, set()),
         ("stage: sft\nfinetuning_type: full\nquantization_bit: 4", {"quantization_bit"}, set()),
         ("stage: sft\nmax_length: 3\ncutoff_len: 4", {"cutoff_len"}, set()),
+        ("stage: dpo\noptim: adafactor\nadam_beta2: 0.95\nreport_to: comet_ml", {"adam_beta2"}, set()),
+        ("stage: ppo\nnum_mini_batches: 2\ntop_p: 0.7", {"num_mini_batches", "top_p"}, set()),
+        ("base_model: x\noptimizer: muon\nlr_scheduler: rex", {"optimizer", "lr_scheduler"}, set()),
+        (
+            "base_model: x\noptimizer: adamw_bnb_8bit\nhub_strategy: end\nsave_steps: 9\nsaves_per_epoch: 1",
+            {"save_steps"},
+            set(),
+        ),
         ("base_model: x\nval_set_size: 0.0\nevals_per_epoch: 2", set(), {"val_set_size", "evals_per_epoch"}),
         ("base_model: x\nwarmup_steps: 5\nwarmup_ratio: 0.1", set(), {"warmup_ratio"}),
         ("base_model: x\nchat_template: phi_3\nliger_rope: true", {"chat_template"}, set()),
@@ -173,6 +181,54 @@ def test_a_value_that_the_stage_would_refuse_is_left_to_decide(translated, text,
     assert {one.key for one in found.undecided} - {"model_name_or_path", "datasets"} == undecided
     assert {*found.needless} == needless
     assert not setting_problems(yaml.safe_load(text).get("stage", "sft"), found.settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "goal", "wanted", "undecided"),
+    [
+        (
+            "base_model: x\ncosine_min_lr_ratio: 0.1\nlr_scheduler: cosine",
+            None,
+            {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
+            {},
+        ),
+        (
+            "base_model: x\ncosine_min_lr_ratio: 0.1\ncosine_constant_lr_ratio: 0.8",
+            None,
+            {"lr_scheduler_type": "cosine"},
+            {"cosine_min_lr_ratio", "cosine_constant_lr_ratio"},
+        ),
+        ("base_model: x\nhub_model_id: me/x", None, {"push_to_hub": True, "hub_model_id": "me/x"}, {}),
+        ("base_model: x\nflex_attention: true", None, {"attn_implementation": "flex_attention"}, {}),
+        (
+            "base_model: x\nrl: grpo\nmicro_batch_size: 8\n"
+            "trl: {use_vllm: true, vllm_server_host: there, vllm_server_timeout: 9}",
+            None,
+            {"vllm_mode": "server", "vllm_server_base_url": "http://there:8000", "vllm_server_timeout": 9},
+            {},
+        ),
+        ("stage: sft\nuse_dft_loss: true\npure_bf16: true", None, {"loss_type": "dft", "dtype": "bfloat16"}, {}),
+        ("stage: sft\nmoe_aux_loss_coef: 0.02", None, {"router_aux_loss_coef": 0.02}, {}),
+        ("stage: rm\nmoe_aux_loss_coef: 0.02", None, {}, {"moe_aux_loss_coef"}),
+        (
+            "loss_type: [ipo, hinge]\nrpo_alpha: 0.5",
+            "dpo",
+            {"loss_type": ["ipo", "hinge", "sft"], "loss_weights": [1.0, 1.0, 0.5]},
+            {},
+        ),
+        ("chat_template_path: a.jinja\neos_token: <x>", "sft", {"chat_template": "a.jinja"}, {"eos_token"}),
+        ("cache_implementation: static", "grpo", {"rollout_engine": "static"}, {}),
+    ],
+)
+def test_values_of_all_tools(translated, text, goal, wanted, undecided):
+    found = translated(f"{text}\nmodel_name_or_path: x\ndataset_name: x" if goal else text, goal)
+    assert {key: values(found).get(key) for key in wanted} == wanted
+    assert {one.key for one in found.undecided} - {"model_name_or_path", "datasets", "chat_template"} == {*undecided}
+
+
+def test_the_column_of_text_of_trl(translated):
+    found = translated("model_name_or_path: x\ndataset_name: d\ndataset_text_field: content", "sft")
+    assert values(found)["datasets"] == [{"path": "d", "columns": {"text": "content"}}]
 
 
 def test_defaults_follow_what_the_config_sets(translated):

@@ -51,7 +51,8 @@ def remedies(config_class, **given) -> dict[str, str]:
         (SFTConfig, "peft_use_dora", True, "unknown; hfkit calls it use_dora"),
         (SFTConfig, "enable_thinking", False, "unknown; chat_template_kwargs: {enable_thinking: false}"),
         (PPOConfig, "ppo_score_norm", True, "unknown; hfkit calls it normalize_rewards"),
-        (SFTConfig, "use_galore", True, "unknown; remove it (--help lists the keys)"),  # similar to use_rslora
+        (SFTConfig, "use_badam", True, "unknown; remove it (--help lists the keys)"),
+        (SFTConfig, "use_galore", True, "unknown; set optim: galore_adamw and optim_target_modules"),
         (SFTConfig, "stage", "sft", "unknown; the verb is the stage (hfkit sft FILE, hfkit dpo FILE): remove it"),
     ],
 )

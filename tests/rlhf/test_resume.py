@@ -13,6 +13,7 @@ from processes import begin
 from quick import mostly_slow
 from safetensors.torch import load_file
 
+from hfkit.core.device import random_state, restore_random_state
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
@@ -154,10 +155,13 @@ def test_killed_in_an_update_it_goes_on_to_the_same_weights(config_of, run_stage
 
 def test_what_reward_functions_draw_goes_on_in_a_resumed_run(tmp_path):
     def draw() -> list[float]:
-        return [random.random(), random.gauss(), float(np.random.standard_normal()), float(torch.rand(()))]
+        return [random.random(), random.gauss(0, 1), float(np.random.standard_normal()), float(torch.rand(()))]
 
     draw()  # of two normal numbers, NumPy keeps one
     save_random_state(tmp_path, 0)
     drawn = draw()
     load_random_state(tmp_path, 0)
+    before = random_state(torch.device("cpu"))
+    assert draw() == drawn
+    restore_random_state(before, torch.device("cpu"))  # of a step that a signal drops
     assert draw() == drawn

@@ -19,7 +19,7 @@ from hfkit.rlhf.update import Updater
 pytestmark = pytest.mark.slow
 CHANGES = {"eval_strategy": "steps", "eval_steps": 1, "test_split_size": 2, "max_steps": 3, "save_total_limit": None}
 CHANGES |= {"save_steps": 3, "normalize_rewards": True, "logging_steps": 1}
-CHANGES |= {"early_stopping_patience": 9, "sample_steps": 1}
+CHANGES |= {"early_stopping_patience": 9, "sample_steps": 1, "reward_functions": ["reward_functions:drawn"]}
 MOMENTS = {
     "rollout": (Rollouts, "sample"),
     "scoring": (ExperienceMaker, "__call__"),

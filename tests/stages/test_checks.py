@@ -29,6 +29,7 @@ CONTRADICTIONS = [
     ("sft", {"push_to_hub": False, "hub_model_id": "me/it", "hub_private_repo": True, "hub_revision": "v2"}),
     ("sft", {"push_to_hub": True, "hub_strategy": "every_save", "save_strategy": "no"}),
     ("sft", {"eval_strategy": "no", "eval_steps": 5}),
+    ("dpo", {"save_strategy": "epoch", "save_steps": 7, "logging_strategy": "epoch", "logging_steps": 7}),
     ("sft", {"eval_strategy": "steps", "test_split_size": None}),
     ("sft", {"eval_datasets": [{"path": "gpt2"}], "test_split_size": 2}),
     ("sft", {"model_revision": "v2", "max_length": 4096}),
@@ -55,6 +56,7 @@ CONTRADICTIONS = [
 FITTING = [
     ("sft", {"use_peft": True, "lora_r": 8, "use_rslora": True, "load_in_4bit": True, "dtype": "float32"}),
     ("sft", {"eval_strategy": "steps", "eval_steps": 3, "test_split_size": 8}),
+    ("sft", {"eval_strategy": "steps", "logging_strategy": "no", "logging_steps": 7, "test_split_size": 8}),
     ("ppo", {**FUNCTION, "reward_weights": [1.0, 0.5], "reward_columns": ["answer"], "missing_eos_penalty": 1.0}),
     ("ppo", {"kl_target": 6.0, "kl_horizon": 8, "ptx_coef": 0.1, "ptx_datasets": [{"path": "gpt2"}]}),
     ("ppo", {**EVALUATED, "load_best_model_at_end": True, "early_stopping_patience": 2}),

@@ -70,7 +70,7 @@ def test_fp16_of_the_environment_is_reported_before_anything_is_loaded(config_of
         ({"eval_strategy": "steps", "early_stopping_patience": 2}, "eval_strategy", "held-out rows"),
         ({**EVALUATED, "load_best_model_at_end": True, "save_steps": 3}, "load_best_model_at_end", "multiple"),
         (
-            {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "epoch"},
+            {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "epoch", "save_steps": None},
             "load_best_model_at_end",
             "set one",
         ),

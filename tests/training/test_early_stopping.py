@@ -80,7 +80,7 @@ def test_without_load_best_the_last_weights_are_published(run_stage, tmp_path):
     ],
 )
 @pytest.mark.parametrize("stage", ["sft", "reward"])
-def test_contradictions_are_reported_before_loading(config_of, tmp_path, stage, changes, keys, no_weights):
+def test_contradictions_are_reported_before_loading(config_of, tmp_path, stage, changes, keys, sft_dir, no_weights):
     with pytest.raises(ConfigError) as error:
         config_of(stage, tmp_path / "out", **changes)
     assert sorted(problem.key for problem in error.value.problems) == keys

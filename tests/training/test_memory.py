@@ -55,12 +55,30 @@ class Steps:
 
 
 @pytest.mark.parametrize(
+    ("optim", "options", "count"),
+    [
+        ("adamw_torch", None, 2),
+        ("sgd", None, 0),
+        ("sgd", "momentum=0", 0),
+        ("sgd", "nesterov=true, momentum=0.9", 1),
+        ("grokadamw", None, 3),
+        ("schedule_free_sgd", None, 1),
+        ("paged_ademamix_8bit", None, 3),
+    ],
+)
+def test_how_many_states_an_optimizer_keeps(optim, options, count):
+    assert formulas.state_count(optim, options) == count
+
+
+@pytest.mark.parametrize(
     ("name", "changes"),
     [
         ("pretrain", {}),
         slow("pretrain", {"model_config": GPT2}),
         ("pretrain", {"optim": "adamw_8bit"}),
         slow("pretrain", {"optim": "sgd"}),
+        slow("pretrain", {"optim": "sgd", "optim_args": "momentum=0.9, nesterov=true"}),
+        slow("pretrain", {"optim": "rmsprop", "optim_args": "momentum=0.9"}),
         slow("pretrain", {"optim": "adafactor"}),
         slow("sft", LORA),
         slow("sft", {**LORA, "dtype": "bfloat16"}),

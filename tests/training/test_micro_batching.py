@@ -8,11 +8,13 @@ import trl
 from micro_batch_cases import CASES, INSTRUCTIONS, STEPS
 from quick import mostly_slow, slow
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.core.compat_trl import fuses_head
 from hfkit.evaluation.evaluate import evaluate
 from hfkit.records.record import read_record
+from hfkit.training.embedding_noise import sequence_lengths
 
 ACCUMULATED = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}
 SPEEDS = ("runtime", "per_second")
@@ -55,6 +57,32 @@ def test_no_pass_has_more_tokens_than_the_budget(run_stage, rows_file, tmp_path)
         run_stage("sft", tmp_path / "run", **settings, max_tokens_per_micro_batch=150)
     assert max(sizes) <= 150
     assert len(sizes) > 5
+
+
+def test_the_noise_of_neftune_depends_on_the_length_of_a_row_alone(run_stage, rows_file, tmp_path):
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    seen = []
+
+    def note(module, args):
+        if isinstance(module, torch.nn.Embedding) and module.training:
+            seen.append((module, args[0], []))
+        elif type(module).__name__ == "LlamaDecoderLayer" and module.training:
+            seen[-1][2].append(args[0].detach())
+
+    settings = {**STEPS, "datasets": rows_file(INSTRUCTIONS), "max_steps": 1, "per_device_train_batch_size": 8}
+    settings |= {"neftune_noise_alpha": 5.0, "micro_batches_by_length": False}
+    with register_module_forward_pre_hook(note):
+        folder = run_stage("sft", tmp_path / "run", **settings)
+    (table, ids, (states, *_)), pad = seen[-1], AutoTokenizer.from_pretrained(folder).pad_token_id
+    lengths = (ids != pad).sum(1)
+    sizes = (states - table.weight[ids]).abs().amax((1, 2)) * (lengths * states.shape[-1]).sqrt()
+    assert len(lengths.unique()) > 3 and 4.5 < sizes.amin() < sizes.amax() <= 5.001
+
+
+def test_conversations_in_a_row_have_their_own_length():
+    joined = {"input_ids": torch.ones(2, 5), "position_ids": torch.tensor([[0, 1, 0, 1, 2], [0, 1, 2, 3, 0]])}
+    assert sequence_lengths(joined).tolist() == [[2, 2, 3, 3, 3], [4, 4, 4, 4, 1]]
 
 
 @pytest.mark.parametrize("case", mostly_slow(CASES, ["sft"]))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from hfkit.commands.init.foreign import ForeignConfig
 from hfkit.config.registry import STAGES
+from hfkit.config.validation import find_hint
 
 ValueConversion = Callable[[object, ForeignConfig], dict | None]
 """A function of a value and of the whole config; it returns settings of hfkit, {} if none is needed, or None if the
@@ -126,8 +127,49 @@ def reward_functions(value: object, _: ForeignConfig) -> dict | None:
 
 def with_sft_loss(value: object, config: ForeignConfig) -> dict:
     """Return the settings that add a weighted SFT loss to the one on preferences."""
-    loss = config.given.get("pref_loss", config.given.get("loss_type", "sigmoid"))
-    return {"loss_type": [loss, "sft"], "loss_weights": [1.0, value]} if value else {}
+    losses = split_names(config.given.get("pref_loss", config.given.get("loss_type", "sigmoid")))
+    return {"loss_type": [*losses, "sft"], "loss_weights": [1.0] * len(losses) + [value]} if value else {}
+
+
+def router_loss(value: object, config: ForeignConfig) -> dict | None:
+    """Return the weight of the router loss of a mixture of experts, for the stages that have one."""
+    key = "router_aux_loss_coef"
+    has_key = find_hint(STAGES[config.stage].config_class, key)[0] is not None
+    return {key: value} if value and has_key else None
+
+
+def has_lowest_rate(config: ForeignConfig) -> bool:
+    """Return whether axolotl's cosine schedule ends at a share of the learning rate, as one of hfkit does."""
+    given = config.given
+    is_cosine = given.get("lr_scheduler", "cosine") == "cosine" and not given.get("cosine_constant_lr_ratio")
+    return config.tool == "axolotl" and is_cosine and bool(given.get("cosine_min_lr_ratio"))
+
+
+def lowest_rate(_: object, config: ForeignConfig) -> dict | None:
+    """Return the schedule of a config whose cosine ends at a share of the learning rate."""
+    options = {"min_lr_rate": config.given.get("cosine_min_lr_ratio")}
+    has_one = has_lowest_rate(config)
+    return {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": options} if has_one else None
+
+
+def vllm_server(_: object, config: ForeignConfig) -> dict:
+    """Return the settings of rollouts by a vLLM server, whose host and port are two keys."""
+    given = {**config.given, **(config.given.get("trl") or {})}
+    if not given.get("use_vllm") or given.get("vllm_mode") == "colocate":
+        return {}
+    host, port = given.get("vllm_server_host", "127.0.0.1"), given.get("vllm_server_port", 8000)
+    host = "127.0.0.1" if host == "0.0.0.0" else host  # where a server listens, not where it is
+    return {"vllm_mode": "server", "vllm_server_base_url": f"http://{host}:{port}"}
+
+
+def continuous_batching(value: object, _: ForeignConfig) -> dict:
+    """Return the setting for rollouts by Transformers' continuous batching."""
+    return {"rollout_engine": "continuous"} if value else {}
+
+
+def pushed_to(value: object, config: ForeignConfig) -> dict | None:
+    """Return the settings for the repository of axolotl, which always pushes if it has one."""
+    return {"push_to_hub": True, "hub_model_id": value} if config.tool == "axolotl" and value else None
 
 
 def packing_of_text(separate: str | None) -> ValueConversion:
@@ -175,6 +217,16 @@ CONVERSIONS: dict[str, ValueConversion] = {
     "packing": packing_of_text(separate=None),
     "sample_packing": packing_of_text(separate="documents"),
     "ppo_buffer_size": buffered_batches,
+    "moe_aux_loss_coef": router_loss,
+    "lr_scheduler": lowest_rate,
+    "cosine_min_lr_ratio": lambda value, config: {} if has_lowest_rate(config) or not value else None,
+    "vllm_server_host": vllm_server,
+    "vllm_server_port": vllm_server,
+    "hub_model_id": pushed_to,
+    "chat_template_path": template_file,
+    "cache_implementation": lambda value, _: {"rollout_engine": "static"} if value == "static" else None,
+    "use_transformers_continuous_batching": continuous_batching,
+    "use_transformers_paged": continuous_batching,
     "ref_model": lambda value, config: {} if value == config.given.get("model_name_or_path") else None,
     "chat_template": named_template,
     "chat_template_jinja": template_file,

@@ -150,11 +150,13 @@ def trl_sources(config: ForeignConfig) -> Sources:
         entry = {"path": given["dataset_name"]}
         fields = {"dataset_config": "name", "dataset_streaming": "streaming"}
         entry |= {ours: given[theirs] for theirs, ours in fields.items() if given.get(theirs)}
+        if (text := given.get("dataset_text_field", "text")) != "text":
+            entry["columns"] = {"text": text}
         split = given.get("dataset_train_split", "train")
         found.entries["datasets"] = [entry if split == "train" else {**entry, "split": split}]
         if given.get("eval_strategy", "no") not in ("no", False):
             found.entries["eval_datasets"] = [{**entry, "split": given.get("dataset_test_split", "test")}]
-        found.read |= {"dataset_name", *fields, "dataset_train_split", "dataset_test_split"}
+        found.read |= {"dataset_name", *fields, "dataset_text_field", "dataset_train_split", "dataset_test_split"}
     elif isinstance(given.get("datasets"), list):
         items = [one if isinstance(one, dict) else {"path": one} for one in given["datasets"]]
         found.entries["datasets"] = [*map(source_entry, items)]

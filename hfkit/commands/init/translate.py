@@ -208,12 +208,22 @@ def translate_key(key: str, value: object, config: ForeignConfig, found: Transla
         set_keys(usable, key, value, "" if key in known else key, found)
         if not usable:
             found.needless[key] = f"{value} needs no setting"
-    elif rule.get("leave") or (rule and not rule.get("use") and not rule.get("set")) or why_unknown:
+    elif (
+        rule.get("leave")
+        or (rule and not rule.get("use") and not rule.get("set"))
+        or is_needless(key, why_unknown, config)
+    ):
         found.needless[key] = without_advice(rule.get("say") or why_unknown)
     elif value in (False, "", 0, [], {}):
         found.needless[key] = "it is off, and hfkit has no such key"
     else:
-        found.undecided.append(Problem(key, value, translate(key, known)[0] or UNKNOWN, keys=tuple(ours)))
+        remedy = translate(key, known)[0] or why_unknown or UNKNOWN
+        found.undecided.append(Problem(key, value, remedy, keys=tuple(ours)))
+
+
+def is_needless(key: str, why_unknown: str, config: ForeignConfig) -> bool:
+    """Return whether a stage refuses a key, and nothing is needed in its place."""
+    return bool(why_unknown) and key not in table()["tools"][config.tool].get("instead", ())
 
 
 def settings_for(key: str, value: object, config: ForeignConfig, ours: list[str]) -> dict | None:

@@ -104,7 +104,7 @@ def disk_bytes(stage, roles: list[Role], steps: int | None, launch: Launch) -> i
     if config.save_strategy == "no":
         return final
     saved = [weight for role in roles for weight in role.trained]
-    each = formulas.gradient_bytes(saved) + formulas.optimizer_bytes(saved, stage.arguments.optim)
+    each = formulas.gradient_bytes(saved) + formulas.optimizer_bytes(saved, stage.arguments)
     each += launch.processes * launch.copies(saved)
     made = 1
     if config.save_strategy == "epoch":

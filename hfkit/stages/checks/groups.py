@@ -16,12 +16,15 @@ LEVEL, ADAPTIVE = "importance_sampling_level", "use_adaptive_entropy"
 
 def group_problems(config: GRPOConfig | RLOOConfig) -> list[Problem]:
     """Return every problem of the fields that GRPO and RLOO have."""
-    rules = group_rules(config) + (loss_rules(config) if isinstance(config, GRPOConfig) else [])
-    return broken_rules(config, rules) + vllm_problems(config, find_model_config(config)) + reward_problems(config)
+    return (
+        broken_rules(config, group_rules(config))
+        + vllm_problems(config, find_model_config(config))
+        + reward_problems(config)
+    )
 
 
 def group_rules(config: GRPOConfig | RLOOConfig) -> list[tuple]:
-    """Return the rules of groups: whole ones fill a batch of responses, and no dropout makes ratios random."""
+    """Return the rules of groups, whole ones of which fill a batch of responses, and those of GRPO's losses."""
     given = config.extra.get("steps_per_generation")
     passes = given or config.gradient_accumulation_steps
     batch, group = config.per_device_train_batch_size * passes * world_size(), config.num_generations
@@ -42,6 +45,7 @@ def group_rules(config: GRPOConfig | RLOOConfig) -> list[tuple]:
         (0 < config.temperature < LOWEST_TEMPERATURE, "temperature", alike),
         (is_split, "accelerator_config", split),
         *unused_rules(config, {"max_kl": (config.beta, "with beta: 0, which measures no KL", "beta")}),
+        *(loss_rules(config) if isinstance(config, GRPOConfig) else ()),
     ]
 
 

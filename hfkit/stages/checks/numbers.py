@@ -4,7 +4,7 @@ import math
 
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
-from hfkit.stages.checks.rules import broken_rules
+from hfkit.stages.checks.rules import broken_rules, unused_rules
 
 POSITIVE = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
@@ -57,20 +57,39 @@ def number_problems(config) -> list[Problem]:
         (unused, budget, "has no effect with micro_batches_by_length: false", "micro_batches_by_length"),
         (steps != -1 and steps < 1, "max_steps", "must be above 0, or -1 for num_train_epochs"),
     ]
-    rules += evaluation_rules(config) + best_rules(config)
+    rules += steps_rules(config) + evaluation_rules(config) + best_rules(config)
     return problems + broken_rules(config, rules) + metric_problems(config)
+
+
+def steps_rules(config) -> list[tuple]:
+    """Return the rules that steps between logs, evaluations or checkpoints have no effect with another strategy."""
+    strategies = {
+        "logging": config.extra.get("logging_strategy") or "steps",
+        "eval": getattr(config, "eval_strategy", "no"),
+        "save": getattr(config, "save_strategy", "steps"),
+    }
+    needed: dict[str, tuple] = {
+        f"{name}_steps": (
+            strategy == "steps",
+            f"with {name}_strategy: {strategy}; remove it, or set {name}_strategy: steps",
+            f"{name}_strategy",
+            *(("eval_strategy", "eval_steps") if name == "logging" else ()),
+        )
+        for name, strategy in strategies.items()
+    }
+    if strategies["eval"] == "steps" and not config.eval_steps:  # it evaluates every logging_steps
+        del needed["logging_steps"]
+    return unused_rules(config, needed)
 
 
 def evaluation_rules(config) -> list[tuple]:
     """Return the rules of when to evaluate, as for `broken_rules`."""
     evaluates, needs_rows = getattr(config, "eval_strategy", "no"), not has_held_out(config)
-    no_steps = evaluates != "steps" and (getattr(config, "eval_steps", None) or 0) > 0
     at_start, delayed = config.extra.get("eval_on_start"), config.extra.get("eval_delay")
     remedy = "needs held-out rows: set eval_datasets or test_split_size"
     return [
         (needs_rows and at_start, "eval_on_start", remedy, *HELD_OUT_KEYS),
         (delayed and evaluates == "no", "eval_delay", "has no effect without eval_strategy", "eval_strategy"),
-        (no_steps, "eval_steps", "has no effect without eval_strategy: steps", "eval_strategy"),
         (needs_rows and evaluates != "no", "eval_strategy", remedy, *HELD_OUT_KEYS),
     ]
 

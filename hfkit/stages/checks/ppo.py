@@ -26,15 +26,20 @@ BATCH_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 def ppo_problems(config: PPOConfig) -> list[Problem]:
     """Return every problem of PPO's own fields."""
-    rules = [
+    problems = [*precision_problems(config), *broken_rules(config, ppo_rules(config))]
+    problems += vllm_problems(config, find_model_config(config))
+    return [*problems, *reward_problems(config), *value_adapter_problems(config)]
+
+
+def ppo_rules(config: PPOConfig) -> list[tuple]:
+    """Return the rules of PPO's own fields, as for `broken_rules`."""
+    return [
         (config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0"),
         (any(name in (config.optim or "") for name in OF_TRAINER), "optim", NOT_BY_PPO),
         (config.lr_scheduler_type in METRIC_SCHEDULES, "lr_scheduler_type", METRIC_SCHEDULE),
+        *batch_rules(config),
+        *penalty_rules(config),
     ]
-    rules += batch_rules(config) + penalty_rules(config)
-    problems = [*precision_problems(config), *broken_rules(config, rules)]
-    problems += vllm_problems(config, find_model_config(config))
-    return [*problems, *reward_problems(config), *value_adapter_problems(config)]
 
 
 def batch_rules(config: PPOConfig) -> list[tuple]:

@@ -14,13 +14,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
+from transformers import TrainingArguments
+
 from hfkit.training.memory.shapes import Decoder, Weight
 
 FP32, BF16 = 4, 2
 BLOCK_4BIT, BLOCK_OF_SCALES, BLOCK_8BIT_STATE = 64, 256, 256
 SMALLEST_8BIT_STATE = 4096
 # States per trained element by `optim`; optimizers that are not listed count as AdamW, with 2.
-OPTIMIZER_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "ademamix": 3}
+OPTIMIZER_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "ademamix": 3, "grokadamw": 3}
+OPTIMIZER_STATES |= {"schedule_free_sgd": 1}
+WITH_MOMENTUM = ("sgd", "rmsprop")  # with `optim_args: momentum=0.9` they keep one state more
 
 
 @dataclass(frozen=True)
@@ -96,16 +100,23 @@ def gradient_bytes(weights: Iterable[Weight]) -> int:
     return sum(weight.count * weight.itemsize for weight in weights if weight.trained)
 
 
-def optimizer_bytes(weights: Iterable[Weight], optim: str) -> int:
-    """Return the bytes of the optimizer's states, by its name in `optim`.
+def state_count(optim: str, optim_args: str | None) -> int:
+    """Return how many states an optimizer keeps per trained element, by its name and options in `TrainingArguments`."""
+    name = optim.removeprefix("paged_")
+    states = next((count for start, count in OPTIMIZER_STATES.items() if name.startswith(start)), 2)
+    options = dict(option.split("=", 1) for option in (optim_args or "").replace(" ", "").split(",") if "=" in option)
+    return states + (name in WITH_MOMENTUM and float(options.get("momentum", 0)) > 0)
+
+
+def optimizer_bytes(weights: Iterable[Weight], arguments: TrainingArguments) -> int:
+    """Return the bytes of the states of the optimizer that a trainer's arguments name.
 
     AdamW (arXiv 1711.05101): two of the parameter's dtype, and a step counter. bitsandbytes: fp32, or one byte per
     state with an fp32 scale a block of 256 (arXiv 2110.02861; fp32 for embeddings, and in tensors of fewer than 4096
     elements). Adafactor (arXiv 1804.04235): a row and a column of each matrix. "paged" changes where states are stored,
     not their size.
     """
-    name = optim.removeprefix("paged_")
-    states = next((count for start, count in OPTIMIZER_STATES.items() if name.startswith(start)), 2)
+    name, states = arguments.optim.removeprefix("paged_"), state_count(arguments.optim, arguments.optim_args)
     total = 0
     for weight in weights:
         if not weight.trained:

@@ -75,7 +75,7 @@ def plan_memory(stage, device: Device, launch: Launch = ALONE) -> MemoryPlan:
             sum(weight.count for weight in role.weights if weight.trained),
             formulas.weight_bytes(launch.held(launch.converted(role.held, half)), nested),
             formulas.gradient_bytes(launch.stepped(launch.converted(role.held, half))),
-            formulas.optimizer_bytes(launch.stepped(role.held), optim) + launch.copies(role.held),
+            formulas.optimizer_bytes(launch.stepped(role.held), stage.arguments) + launch.copies(role.held),
         )
         for role in roles
     ]

@@ -22,7 +22,7 @@ def rollout_bytes(stage, roles: list[Role], sampled: Pass, device: Device, launc
     sampling = formulas.sampling_bytes(policy.decoder, replace(sampled, length=config.max_prompt_length), sampled)
     held = [launch.held(role.held) for role in roles]
     standing = device.taken + sum(formulas.weight_bytes(weights, config.use_bnb_nested_quant) for weights in held)
-    standing += sum(formulas.optimizer_bytes(launch.stepped(role.held), stage.arguments.optim) for role in roles)
+    standing += sum(formulas.optimizer_bytes(launch.stepped(role.held), stage.arguments) for role in roles)
     return rollout_copies(config, policy, sampled, device.capacity - standing - sampling) + sampling
 
 
