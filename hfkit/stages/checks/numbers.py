@@ -70,7 +70,7 @@ def steps_rules(config) -> list[tuple]:
     }
     needed: dict[str, tuple] = {
         f"{name}_steps": (
-            strategy == "steps",
+            strategy == "steps" or getattr(config, f"{name}_steps", 1) == 0,  # 0 is never allowed, and reported so
             f"with {name}_strategy: {strategy}; remove it, or set {name}_strategy: steps",
             f"{name}_strategy",
             *(("eval_strategy", "eval_steps") if name == "logging" else ()),
