@@ -29,11 +29,17 @@ def modules() -> dict[str, ast.Module]:
     return trees
 
 
+@cache
+def nodes(tree: ast.Module) -> list[ast.AST]:
+    """Return all nodes of a module; every measurement reads them."""
+    return [*ast.walk(tree)]
+
+
 def import_graph(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     """Return the modules of the package that each module imports, anywhere in its code."""
     graph: dict[str, set[str]] = {name: set() for name in trees}
     for name, tree in trees.items():
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             if isinstance(node, ast.ImportFrom) and node.module:
                 found = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
             elif isinstance(node, ast.Import):
@@ -46,9 +52,13 @@ def import_graph(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
 
 def indirect_imports(trees: dict[str, ast.Module]) -> list[str]:
     """Return the names that a module imports from one that imports them itself, each as "module: name"."""
-    imports = [(name, node) for name, tree in trees.items() for node in ast.walk(tree)]
-    imports = [(name, node) for name, node in imports if isinstance(node, ast.ImportFrom) and node.module in trees]
-    names = [(name, node.module, alias.name) for name, node in imports for alias in node.names]
+    names = [
+        (name, node.module, alias.name)
+        for name, tree in trees.items()
+        for node in nodes(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in trees
+        for alias in node.names
+    ]
     imported = {(name, alias) for name, _, alias in names}
     return [f"{name}: {alias}" for name, source, alias in names if (source, alias) in imported]
 
@@ -57,7 +67,7 @@ def calls_without_encoding(trees: dict[str, ast.Module]) -> list[str]:
     """Return the calls that open a file as text in the locale's encoding, each as "module:line"."""
     found = []
     for name, tree in trees.items():
-        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        for call in (node for node in nodes(tree) if isinstance(node, ast.Call)):
             method, function = getattr(call.func, "attr", None), getattr(call.func, "id", None)
             owner = getattr(getattr(call.func, "value", None), "id", None)
             index = 1 if function or owner in ("gzip", "bz2", "lzma", "io", "codecs") else 0  # index of `mode`
@@ -113,7 +123,7 @@ def functions(trees: dict[str, ast.Module]) -> list[tuple[int, str]]:
     found = [
         (node.end_lineno - node.lineno + 1, f"{module}.{node.name}")
         for module, tree in trees.items()
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]
     return sorted(found, reverse=True)

@@ -24,7 +24,7 @@ from hfkit.core.compat import forget_process_state
 from hfkit.core.console import warn
 from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.joining import current_launch
-from hfkit.core.launch import turn_on_deepspeed
+from hfkit.core.launch import turn_on_deepspeed, world_size
 from hfkit.core.versions import package_versions
 
 ROTATES_WITHOUT_MATMUL = Version("5.23")
@@ -112,22 +112,22 @@ def process_state(settings: dict | None = None) -> PartialState:
         settings: `use_cpu`, `ddp_backend` (ignored for one process) and `ddp_timeout` (seconds), as in
             `TrainingArguments`. None: the current state.
     """
+    is_alone = world_size() == 1
     if settings is not None:
         turn_on_deepspeed(settings.get("deepspeed"))
-    if settings is None:
-        settings = {}
-    elif os.environ.get("WORLD_SIZE", "1") == "1":
-        forget_process_state(AcceleratorState)
+        if is_alone:
+            forget_process_state(AcceleratorState)
+    settings = settings or {}
     return PartialState(
         cpu=settings.get("use_cpu", False) or parse_flag_from_env("ACCELERATE_USE_CPU"),
-        backend=settings.get("ddp_backend") if os.environ.get("WORLD_SIZE", "1") != "1" else None,
+        backend=None if is_alone else settings.get("ddp_backend"),
         timeout=timedelta(seconds=settings.get("ddp_timeout", GROUP_TIMEOUT)),
     )
 
 
 def wait_for_everyone() -> None:
     """Wait until every process of the launch has called this; a single process does not wait."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if world_size() > 1:
         PartialState().wait_for_everyone()
 
 

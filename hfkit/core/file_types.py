@@ -35,8 +35,3 @@ def file_type(path: str | PurePath) -> str | None:
 def without_compression(name: str) -> str:
     """Return a file's name without the suffix of compression: `rows.jsonl` for `rows.jsonl.gz`."""
     return next((name.removesuffix(suffix) for suffix in COMPRESSED if name.endswith(suffix)), name)
-
-
-def has_known_suffix(name: str) -> bool:
-    """Return whether a name ends in a known suffix, compressed or not."""
-    return bool(suffix_of(name))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hfkit.core.file_types import COMPRESSED, SUFFIXES, file_type, has_known_suffix
+from hfkit.core.file_types import COMPRESSED, SUFFIXES, file_type, suffix_of
 from hfkit.core.limits import UnsafeFileError
 from hfkit.data.compression import unpacked
 from hfkit.data.csv_rows import CSV_OPTIONS, csv_arguments
@@ -129,7 +129,7 @@ def check_types_of_files(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         is_hidden = any(part.startswith(".") for part in name.parts)
-        if has_known_suffix(path.name) and path.name != "dataset_infos.json" and os.path.isfile(path) and not is_hidden:
+        if suffix_of(path.name) and path.name != "dataset_infos.json" and os.path.isfile(path) and not is_hidden:
             types[file_type(path)].append(str(name))
     if not types:
         raise ValueError(f"it has no {SUFFIXES} file, compressed ({' or '.join(COMPRESSED)}) or not")

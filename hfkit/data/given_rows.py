@@ -36,7 +36,7 @@ def store_rows(rows: Dataset | list[dict]) -> str:
     Raises:
         HfkitError: a row holds values that JSON does not support, or there are no rows.
     """
-    folder = stored_folder()
+    folder = Path(datasets.config.HF_DATASETS_CACHE, *STORED_FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     if isinstance(rows, Dataset):
@@ -46,11 +46,6 @@ def store_rows(rows: Dataset | list[dict]) -> str:
     if not file.is_file() or file.stat().st_size != len(text.encode()):
         write_text(file, text)
     return str(file)
-
-
-def stored_folder() -> Path:
-    """Return the folder of stored rows."""
-    return Path(datasets.config.HF_DATASETS_CACHE, *STORED_FOLDER)
 
 
 def name_in_messages(path: str | Path) -> str:

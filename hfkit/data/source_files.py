@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 import datasets
 from datasets import packaged_modules
 
-from hfkit.core.file_types import COMPRESSED, FILE_TYPES, SUFFIXES, has_known_suffix
+from hfkit.core.file_types import COMPRESSED, FILE_TYPES, SUFFIXES, suffix_of
 from hfkit.core.files import read_json_mapping, read_text
 from hfkit.core.hub_fetch import fetch_file
 from hfkit.core.hub_ids import HUB_ID
@@ -96,7 +96,7 @@ def check_builder(builder: datasets.DatasetBuilder, folder: Path) -> None:
         raise UnsafeFileError(f"its files need the builder {builder.name} of `datasets`: save them as {SUFFIXES}")
     files = [str(file) for files in (builder.config.data_files or {}).values() for file in files]
     for file in files:
-        if not has_known_suffix(file):
+        if not suffix_of(file):
             raise UnsafeFileError(f"{file} has an unsupported type: save it as {SUFFIXES} (or {COMPRESSED[0]})")
     check_files(folder, [file for file in files if not file.startswith("hf://")])
 

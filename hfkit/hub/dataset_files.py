@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from datasets import Dataset
 
 from hfkit.core.errors import HfkitError, Problem
-from hfkit.core.file_types import SUFFIXES, has_known_suffix, without_compression
+from hfkit.core.file_types import SUFFIXES, suffix_of, without_compression
 from hfkit.core.files import RECORD
 from hfkit.core.hub_files import DOCUMENTS, matches
 from hfkit.core.limits import UnsafeFileError
@@ -57,7 +57,7 @@ def select_dataset_files(folder: Path, card: Card | None = None) -> Selection:
     data, documents, left_out, problems = [], [], [], []
     for name in list_files(folder):
         path, is_hidden = folder / name, any(part.startswith(".") for part in PurePath(name).parts)
-        is_data = has_known_suffix(name) and name != "dataset_infos.json"  # metadata of older versions of `datasets`
+        is_data = suffix_of(name) and name != "dataset_infos.json"  # metadata of older versions of `datasets`
         selected = data if is_data else documents if matches(name, DOCUMENTS) else None
         if is_hidden or selected is None:
             left_out.append(name)

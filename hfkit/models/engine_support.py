@@ -6,6 +6,7 @@ import shutil
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from hfkit.core.compat import supports_static_cache
+from hfkit.core.launch import world_size
 from hfkit.models.adapter_shape import on_meta
 
 PAGED_ATTENTION = ("full_attention", "sliding_attention")
@@ -26,7 +27,7 @@ def engine_fault(
         fault = static_fault(config, bits, merges)
         return fault and f"{fault}: set rollout_engine: generate"
     if engine == "continuous":
-        if os.environ.get("WORLD_SIZE", "1") != "1":
+        if world_size() > 1:
             return "continuous batching supports only one process: set rollout_engine: generate, or static"
         fault = continuous_fault(config, attention)
         other = " or static" * (static_fault(config, bits, merges) is None)

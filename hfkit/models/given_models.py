@@ -19,11 +19,6 @@ Loaded = PreTrainedModel | PeftModel | PreTrainedTokenizerBase | RewardModel | t
 """A model, a tokenizer, the result of `load_reward`, or a model with its tokenizer, as from `load_policy`."""
 
 
-def is_loaded(value: object) -> bool:
-    """Return whether a value is a model or a tokenizer rather than its path."""
-    return isinstance(value, Loaded)
-
-
 def store_model(loaded: Loaded) -> str:
     """Save a model or a tokenizer to a folder in `HF_HOME`, named by the hash of its files; return the folder.
 

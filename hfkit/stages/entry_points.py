@@ -21,7 +21,7 @@ from hfkit.config.validation import EXTRA, known_fields
 from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.joining import joined_launch
 from hfkit.data.given_rows import is_rows, store_rows
-from hfkit.models.given_models import is_loaded, store_model
+from hfkit.models.given_models import Loaded, store_model
 from hfkit.rlhf.reward_functions import name_function
 from hfkit.stages.checks.stage import problems_of
 
@@ -97,7 +97,7 @@ def as_plain(config_class: type, values: Mapping, problems: list[Problem]) -> di
                 value = plain_entries(value)
             elif key == "reward_functions":
                 value = function_names(value if isinstance(value, (list, tuple)) else [value])
-            elif key in REVISION_KEYS and is_loaded(value):
+            elif key in REVISION_KEYS and isinstance(value, Loaded):
                 value = store_model(value)
         except HfkitError as error:
             problems.append(Problem(key, type(value).__name__, str(error)))

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 
 from hfkit.config.registry import MERGE, StageSpec, spec_of
-from hfkit.core.file_types import has_known_suffix
+from hfkit.core.file_types import suffix_of
 from hfkit.core.files import read_json_mapping
 from hfkit.records.source import ADAPTER_CONFIG
 
@@ -134,4 +134,4 @@ def model_name(model: dict) -> str:
 def dataset_id(source: dict) -> str | None:
     """Return the Hub id of a source of rows; None for local files and folders."""
     path = source.get("path", "")
-    return path if NAMESPACED_ID.fullmatch(path) and not has_known_suffix(path) and not os.path.exists(path) else None
+    return path if NAMESPACED_ID.fullmatch(path) and not suffix_of(path) and not os.path.exists(path) else None

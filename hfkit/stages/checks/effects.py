@@ -3,6 +3,7 @@
 from hfkit.config.trainer_fields import METRIC_SCHEDULES
 from hfkit.core.errors import Problem
 from hfkit.stages.checks.rules import broken_rules, unused_rules
+from hfkit.training.memory.rows import joins_rows
 
 SCHEDULE = "lr_scheduler_type"
 READS_METRIC = ("load_best_model_at_end", "early_stopping_patience", *((SCHEDULE, name) for name in METRIC_SCHEDULES))
@@ -28,12 +29,12 @@ GREEDY_MIN_LR = 1e-3
 def effect_problems(config) -> list[Problem]:
     """Return problems of keys that differ from their defaults but have no effect, since a key they depend on is off."""
     settings = {**vars(config), **config.extra}
-    joins_rows = getattr(config, "packing", None) in (True, "documents")
+    has_padding = not joins_rows(config)
     remedy = "on packed rows: lower per_device_train_batch_size instead"
     recomputes = "gradient_checkpointing"
     needed: dict[str, tuple] = {
-        "max_tokens_per_micro_batch": (not joins_rows, remedy),
-        "pad_to_multiple_of": (not joins_rows, "on packed rows, which have no padding: remove it", "packing"),
+        "max_tokens_per_micro_batch": (has_padding, remedy),
+        "pad_to_multiple_of": (has_padding, "on packed rows, which have no padding: remove it", "packing"),
         f"{recomputes}_kwargs": (settings.get(recomputes) is not False, f"with {recomputes}: false", recomputes),
     }
     for key, others in NEEDED_KEYS.items():

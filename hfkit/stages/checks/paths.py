@@ -4,7 +4,7 @@ import os
 import re
 
 from hfkit.core.errors import Kind, Problem
-from hfkit.core.file_types import has_known_suffix
+from hfkit.core.file_types import suffix_of
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.core.missing_paths import no_such
 
@@ -18,7 +18,7 @@ def missing_file_problem(path: str) -> Problem | None:
         return None
     if not HUB_ID.match(path):
         return missing_path_problem(path)
-    return Problem("path", path, no_such("file", path), Kind.NO_SUCH_FILE) if has_known_suffix(path) else None
+    return Problem("path", path, no_such("file", path), Kind.NO_SUCH_FILE) if suffix_of(path) else None
 
 
 def missing_path_problem(path: str) -> Problem:
