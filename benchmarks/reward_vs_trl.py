@@ -14,7 +14,7 @@ from hfkit.data.comparisons import COMPARISONS, encode_comparisons
 from hfkit.data.splits import load_splits
 from hfkit.models.loading import load_trainable
 from hfkit.training.arguments import keep_trainable_dtype, max_tokens, trainer_arguments
-from hfkit.training.comparison_batches import ComparisonCollator, can_share
+from hfkit.training.comparison_batches import ComparisonCollator, classifier_width
 from hfkit.training.comparison_trainer import ComparisonTrainer
 
 
@@ -36,7 +36,7 @@ def trainer(is_bare: bool, config, model, tokenizer, train, test):
             return RewardTrainer(args=trainer_arguments(config), **common)
         return ComparisonTrainer(
             args=trainer_arguments(config, max_length=None, remove_unused_columns=False),
-            data_collator=ComparisonCollator(tokenizer, share=can_share(model, train)),
+            data_collator=ComparisonCollator(tokenizer, width=classifier_width(model, train)),
             max_tokens=max_tokens(config, config.max_length, sequences=2),
             **common,
         )

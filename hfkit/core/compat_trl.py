@@ -129,3 +129,25 @@ class TokenOutputs(NamedTuple):
     @property
     def label_mask(self):
         return self.num_valid_tokens
+
+
+class PairOutputs(NamedTuple):
+    """The model outputs that TRL's `DPOTrainer` reads, of 2N sequences of T tokens.
+
+    trl 1.12.0: logits. 1.15.0, which calls the model with `fused_lm_head=True`: values per label, 0 where it is -100.
+
+    Attributes:
+        logits: (2N, T, V).
+        log_probs: of the labels, (2N, T - 1), as those that follow.
+        entropy: of the distribution.
+        mean_logits: the mean of the logits over the vocabulary.
+        is_top1: whether the label has the highest logit.
+        log_sum_sq_probs: the logarithm of the sum of the squared probabilities, which `use_weighting` needs.
+    """
+
+    logits: Any = None
+    log_probs: Any = None
+    entropy: Any = None
+    mean_logits: Any = None
+    is_top1: Any = None
+    log_sum_sq_probs: Any = None

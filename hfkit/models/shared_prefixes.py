@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from hfkit.core.compat import attention_of
 from hfkit.core.explain_errors import is_gpu_full
+from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import round_up
-from hfkit.models.output_head import joined_to_outputs, last_hidden_states
+from hfkit.models.output_head import Head, causal_model, head_of, joined_to_outputs, last_hidden_states
 
 PADDING = -1
 """The branch of padding; 0 is the prefix, and 1 or more are the responses."""
@@ -49,11 +50,22 @@ class ReplySequence:
     readers: list[int]
     ends: list[int]
 
+    def tokens_of(self, reply: int) -> list[int]:
+        """Return the index of each token of a response."""
+        end, shared = self.ends[reply], self.branches.count(0)
+        own = self.positions[end] + 1 - shared
+        return [*range(shared), *range(end + 1 - own, end + 1)]
+
+
+def common_prefix(replies: list[list[int]]) -> int:
+    """Return how many tokens all responses begin with."""
+    different = (index for index, tokens in enumerate(zip(*replies, strict=False)) if len({*tokens}) > 1)
+    return next(different, min(map(len, replies)))
+
 
 def sequence_of(replies: list[list[int]]) -> ReplySequence:
     """Return the sequence of responses, each the token ids of a conversation."""
-    different = (index for index, tokens in enumerate(zip(*replies, strict=False)) if len({*tokens}) > 1)
-    shared = next(different, min(map(len, replies)))
+    shared = common_prefix(replies)
     rests = [reply[shared:] for reply in replies]
     rest = [(token, branch, index) for branch, ids in enumerate(rests, 1) for index, token in enumerate(ids, shared)]
     lasts = accumulate(map(len, rests), initial=shared)
@@ -67,25 +79,24 @@ def sequence_of(replies: list[list[int]]) -> ReplySequence:
     )
 
 
-def sequences_of(replies: list[list[int]], share: bool = True) -> list[ReplySequence]:
-    """Return one sequence of all responses, or one sequence each, whichever costs less.
-
-    Each token computes attention with all others of its sequence, so short prefixes with long branches are not joined.
-    """
-    if share:
-        joined = sequence_of(replies)
-        if len(joined.ids) ** 2 <= sum(len(reply) ** 2 for reply in replies):
-            return [joined]
-    return [sequence_of([reply]) for reply in replies]
+def sequences_of(replies: list[list[int]], width: int | None) -> list[ReplySequence]:
+    """Return the sequences of responses that take the least time, see `split_rows`; one each if `width` is None."""
+    if width is None:
+        return [sequence_of([reply]) for reply in replies]
+    shared = common_prefix(replies)
+    parts = split_rows([*range(len(replies))], shared, [len(reply) - shared for reply in replies], width)
+    return [sequence_of([replies[index] for index in part]) for part in parts]
 
 
 def split_rows(rows: list[int], prompt: int, replies: Sequence[int], width: int, most: float = inf) -> list[list[int]]:
     """Return rows with the same prompt in the parts whose sequences take the least time.
 
+    Each token computes attention with all others of its sequence, so short prompts with long responses are not joined.
+
     Args:
         prompt: tokens of the prompt.
         replies: tokens of the response of every row, by its number.
-        width: of the model's hidden states.
+        width: as of `sharing_width`.
         most: tokens of a sequence with several rows.
     """
     splits = {}
@@ -93,7 +104,7 @@ def split_rows(rows: list[int], prompt: int, replies: Sequence[int], width: int,
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
         tokens = [prompt + sum(replies[row] for row in part) for part in parts]
         if size == 1 or max(tokens) <= most:
-            splits[sum(one * (1 + one / (ATTENTION * width)) for one in tokens)] = parts
+            splits[sum(one * (ATTENTION * width + one) for one in tokens)] = parts
     return splits[min(splits)]
 
 
@@ -143,6 +154,72 @@ def reply_states(
         outputs = model(**inputs, use_cache=False, **options)
     rows, indices = batch["ends"]
     return joined_to_outputs(states[0], model, outputs)[rows, indices]
+
+
+def joined_predictions(
+    model: torch.nn.Module,
+    inputs: dict[str, torch.Tensor],
+    targets: torch.Tensor,
+    sequences: list[ReplySequence],
+    order: list[int],
+    multiple: int | None = None,
+) -> tuple[Head | None, torch.Tensor, torch.Tensor]:
+    """Return what `predicting_states` returns, computed from sequences of several rows; its head has to be known.
+
+    Args:
+        inputs: `input_ids` and `attention_mask`, (B, T) each.
+        targets: the token that follows each position, int64 (B, T), or IGNORE.
+        sequences: of all rows.
+        order: the row of each response of the sequences.
+        multiple: of which the columns of the sequences are to be a multiple.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"] > 0
+    head = head_of(model, ids)
+    batch = {name: one.to(ids.device) for name, one in padded_sequences(sequences, 0, multiple).items()}
+    width = batch["input_ids"].shape[1]
+    found = [
+        [index * width + token for token in sequence.tokens_of(reply)]
+        for index, sequence in enumerate(sequences)
+        for reply in range(len(sequence.ends))
+    ]
+    of_rows = [token for _, tokens in sorted(zip(order, found, strict=True)) for token in tokens]
+    where, is_chosen = torch.zeros_like(ids), targets != IGNORE
+    where[mask] = torch.tensor(of_rows, device=ids.device)
+    batch["ends"] = torch.stack([where[is_chosen] // width, where[is_chosen] % width])
+    states = reply_states(model, causal_model(model).get_decoder(), batch, logits_to_keep=1)
+    return head, states, targets[is_chosen]
+
+
+def token_rows(ids: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
+    """Return the token ids of each row (B, T) without padding."""
+    rows = zip(ids.tolist(), mask.tolist(), strict=True)
+    return [[one for one, is_kept in zip(row, kept, strict=True) if is_kept] for row, kept in rows]
+
+
+def sharing_width(
+    model: torch.nn.Module, backbone: PreTrainedModel, replies: list[list[int]], **options: int
+) -> int | None:
+    """Return the width of a model by which `split_rows` joins responses; None if it cannot share prefixes.
+
+    It is 0 for eager attention, which takes most of the time. See `shares_prefixes` for the arguments.
+    """
+    if not shares_prefixes(model, backbone, replies, **options):
+        return None
+    config = backbone.config.get_text_config()
+    return 0 if attention_of(config) == "eager" else config.hidden_size
+
+
+def causal_sharing_width(model: torch.nn.Module, replies: list[list[int]]) -> int | None:
+    """Return the `sharing_width` of a causal LM.
+
+    None also if its head, which predicts from states alone, is unknown, and with eager attention, whose scores between
+    all tokens of a sequence are kept.
+    """
+    causal = causal_model(model)
+    is_eager = attention_of(causal.config.get_text_config()) == "eager"
+    if is_eager or head_of(model, torch.tensor(replies[:1], device=causal.device)) is None:
+        return None
+    return sharing_width(model, causal.get_decoder(), replies, logits_to_keep=1)
 
 
 @torch.no_grad()

@@ -135,3 +135,15 @@ def logprob_and_entropy(
     with torch.set_grad_enabled(torch.is_grad_enabled() and train_entropy):
         entropies = entropy_from_logits(logits)
     return selective_log_softmax(logits[None], targets[None])[0], entropies
+
+
+def pair_values(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the log-probability of each target and, without a gradient, what TRL's loss of pairs reads with it.
+
+    That is the entropy of the distribution, the mean logit, whether the target is the likeliest token, and the
+    logarithm of the sum of the squared probabilities.
+    """
+    logprobs, entropies = logprob_and_entropy(logits, targets)
+    with torch.no_grad():
+        squares = (2 * logits).logsumexp(-1) - 2 * logits.logsumexp(-1)
+        return logprobs, entropies, logits.mean(-1), logits.argmax(-1) == targets, squares

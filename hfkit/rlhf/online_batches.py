@@ -14,10 +14,11 @@ from hfkit.core.device import largest_of_processes
 from hfkit.core.kept_logs import KeepsLogs
 from hfkit.models.adapter_inputs import keep_input_dtype
 from hfkit.models.micro_batches import call_tokens, round_up
+from hfkit.models.shared_prefixes import token_rows
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
 from hfkit.rlhf.batch import cut_by_length
 from hfkit.rlhf.forward import Model
-from hfkit.rlhf.shared_prompts import share_sequences, shared_logprobs, split_sequences, token_rows
+from hfkit.rlhf.shared_prompts import share_sequences, shared_logprobs, split_sequences
 from hfkit.training.micro_batching import TOKEN_MEAN, Batch, has_entropy_term, joins_batches
 
 SUM_LOSSES = ("cispo", "dapo", "vespo")
@@ -33,14 +34,14 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
     Attributes:
         learned_from: tokens and responses in the loss of each pass of the update, in this process, int64 (2,) each.
         waiting: batches of the current step whose rows are computed with those of its last batch.
-        shares_prompts: whether responses to one prompt are computed as one sequence.
+        sharing_width: as of `prompt_sharing_width`, if responses to one prompt are computed as one sequence.
     """
 
     args: GRPOArguments | RLOOArguments
     policy: Model
     learned_from: list[torch.Tensor]
     waiting: list[Batch]
-    shares_prompts: bool
+    sharing_width: int | None
     aux_loss_enabled: bool  # TRL's trainers set it
     # TRL's GRPOTrainer sets these two; RLOO has one loss, with the probability ratio of a whole response
     loss_type: str = ""
@@ -131,9 +132,9 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         prompts, replies = prompt_mask.sum(1).tolist(), mask.sum(1).tolist()
         longest = max(map(sum, zip(prompts, replies, strict=True)))
         sequences = [[row] for row in range(len(replies))]
-        if self.shares_prompts:
+        if self.sharing_width is not None:
             most = self.args.max_tokens_per_micro_batch or self.args.per_device_train_batch_size * longest
-            sequences = share_sequences(self.policy, token_rows(prompt_ids, prompt_mask), replies, most)
+            sequences = share_sequences(self.sharing_width, token_rows(prompt_ids, prompt_mask), replies, most)
             if together:  # as many as there may be micro-batches in another process
                 sequences = split_sequences(sequences, largest_of_processes(len(sequences)))
         tokens = [prompts[rows[0]] + sum(replies[row] for row in rows) for rows in sequences]
@@ -161,7 +162,7 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
             return model(attention_mask=attention_mask, position_ids=positions, **inputs)
 
         mask = attention_mask[:, -logits_to_keep:]
-        if torch.is_grad_enabled() and self.is_cut and self.shares_prompts:
+        if torch.is_grad_enabled() and self.is_cut and self.sharing_width is not None:
             return *self.predict_shared(model, input_ids, attention_mask, logits_to_keep), None
         if torch.is_grad_enabled() or not self.args.micro_batches_by_length:
             logprobs, *others = measure(
@@ -169,7 +170,7 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
             )
             return logprobs.where(mask > 0, 0.0), *others
         prompts, compute = slice(0, input_ids.shape[1] - logits_to_keep), partial(measure, positioned, **options)
-        if self.shares_prompts:
+        if self.sharing_width is not None:
             compute = partial(self.predict_shared, model)
         logprobs = torch.zeros(mask.shape, device=mask.device)
         for part in self.cut(input_ids[:, prompts], attention_mask[:, prompts], mask):
@@ -186,7 +187,7 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         """Return `shared_logprobs` under the autocast of training."""
         rows, multiple = (input_ids, attention_mask, logits_to_keep), self.args.pad_to_multiple_of
         with self.accelerator.autocast():
-            return shared_logprobs(model, self.args.temperature, *rows, multiple)
+            return shared_logprobs(model, cast(int, self.sharing_width), self.args.temperature, *rows, multiple)
 
     # Checkpoints
 

@@ -23,7 +23,7 @@ from hfkit.rlhf.policy_evaluation import evaluate_policy
 from hfkit.rlhf.rewards import Scorer, shape_scores
 from hfkit.rlhf.rollout import Rollouts, policy_engine
 from hfkit.rlhf.rollout_log import RolloutLog
-from hfkit.rlhf.shared_prompts import can_share_prompts
+from hfkit.rlhf.shared_prompts import prompt_sharing_width
 from hfkit.training.interruption import agree_on_signal, leave_step
 from hfkit.training.sharding import reduce_in_float32
 
@@ -97,9 +97,9 @@ class OnlineTraining(OnlineBatches):
         self.stop_token_ids = stop_ids(model.generation_config, processing_class)
         set_stop_tokens(self, self.stop_token_ids)
         longest = max(train_dataset["input_ids"], key=len)
-        self.shares_prompts = args.micro_batches_by_length and can_share_prompts(
-            self.policy, longest, args.response_length
-        )
+        self.sharing_width = None
+        if args.micro_batches_by_length:
+            self.sharing_width = prompt_sharing_width(self.policy, longest, args.response_length)
         self.engine = policy_engine(args, self.policy, processing_class, [self.policy], len(longest))
         self.rollouts = Rollouts(self.engine, self.policy, args, self.stop_token_ids)
         self.rollout_log = RolloutLog(str(args.output_dir), processing_class)

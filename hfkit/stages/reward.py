@@ -36,7 +36,7 @@ from hfkit.training.arguments import (
     trainer_arguments,
 )
 from hfkit.training.callbacks import BeforeFirstStep
-from hfkit.training.comparison_batches import ComparisonCollator, can_share, share_prefixes
+from hfkit.training.comparison_batches import ComparisonCollator, classifier_width, share_prefixes
 from hfkit.training.comparison_trainer import ComparisonTrainer
 from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.sharding import CollectiveSave
@@ -82,19 +82,21 @@ def main(config: RewardConfig) -> Path:
             include_num_input_tokens_seen="non_padding",
         )
         is_sharded = shards_weights(config.extra)  # no process can call the model before training begins
-        share = config.micro_batches_by_length and not is_sharded and can_share(model, train_rows)
+        # the noise of NEFTune is that of a sequence, so with it each response has its own
+        shares = config.micro_batches_by_length and not arguments.neftune_noise_alpha
+        width = classifier_width(model, train_rows) if shares and not is_sharded else None
         with keep_trainable_dtype(model):
             trainer = ComparisonTrainer(
                 model=model,
                 args=arguments,
-                data_collator=ComparisonCollator(tokenizer, share, arguments.pad_to_multiple_of),
+                data_collator=ComparisonCollator(tokenizer, width, arguments.pad_to_multiple_of),
                 train_dataset=train_rows,
                 eval_dataset=test_rows,
                 processing_class=tokenizer,
                 max_tokens=max_tokens(config, config.max_length, most_replies),
             )
         save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
-        if config.micro_batches_by_length and is_sharded:
+        if shares and is_sharded:
             trainer.add_callback(BeforeFirstStep(partial(share_prefixes, trainer, train_rows)))
         set_callbacks(trainer, run, save)
         facts = train(trainer, run)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.output_head import causal_model
-from hfkit.models.shared_prefixes import ReplySequence, padded_sequences, sequences_of, shares_prefixes
+from hfkit.models.shared_prefixes import ReplySequence, padded_sequences, sequences_of, sharing_width
 from hfkit.training.micro_batching import Batch
 
 
@@ -34,14 +34,14 @@ class Comparisons:
     margins: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, rows: Iterable[dict], count: int, share: bool) -> "Comparisons":
-        """Return the comparisons of `count` rows."""
+    def of(cls, rows: Iterable[dict], count: int, width: int | None) -> "Comparisons":
+        """Return the comparisons of `count` rows; `width` as of `sequences_of`."""
         made, first = cls(), 0
         for index, row in enumerate(rows):
             is_pair = "chosen_ids" in row
             better, worse = ([0], [1]) if is_pair else (row["better"], row["worse"])
             replies = replies_of(row)
-            sequences = sequences_of(replies, share)
+            sequences = sequences_of(replies, width)
             made.sequences += sequences
             made.owner += [index] * len(sequences)
             made.better += [first + index for index in better]
@@ -68,15 +68,15 @@ class ComparisonCollator:
     `margin` (N,) if the rows have it; `row` (S,), the ranking of each sequence.
 
     Args:
-        share: whether responses to one prompt share one sequence.
+        width: as of `sharing_width`, if responses to one prompt share sequences.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    share: bool = False
+    width: int | None = None
     pad_to_multiple_of: int | None = None
 
     def __call__(self, rows: list[dict]) -> Batch:
-        made = Comparisons.of(rows, len(rows), self.share)
+        made = Comparisons.of(rows, len(rows), self.width)
         return {
             **padded_sequences(made.sequences, self.tokenizer.pad_token_id, self.pad_to_multiple_of),
             "pairs": torch.tensor([made.better, made.worse]),
@@ -86,19 +86,17 @@ class ComparisonCollator:
         }
 
 
-def can_share(model: torch.nn.Module, rows: Dataset) -> bool:
-    """Return whether a classifier gives responses the same scores when they share one sequence.
-
-    It is tried on the row with the longest response.
-    """
+def longest_replies(rows: Dataset) -> list[list[int]]:
+    """Return the token ids of the responses of the row with the longest one."""
     better, worse, owner = pair_lengths(rows.with_format("arrow")[:])
-    longest = rows[int(owner[np.maximum(better, worse).argmax()])]
-    return shares_prefixes(model, causal_model(model).base_model, replies_of(longest))
+    return replies_of(rows[int(owner[np.maximum(better, worse).argmax()])])
+
+
+def classifier_width(model: torch.nn.Module, rows: Dataset) -> int | None:
+    """Return the `sharing_width` of a classifier, which is tried on the row with the longest response."""
+    return sharing_width(model, causal_model(model).base_model, longest_replies(rows))
 
 
 def share_prefixes(trainer: Trainer, rows: Dataset) -> None:
-    """Let responses to one prompt share a sequence if they can; all processes that hold parts of the model call it.
-
-    The noise of NEFTune is that of a sequence, so with it each response has its own.
-    """
-    trainer.data_collator.share = not trainer.args.neftune_noise_alpha and can_share(trainer.model, rows)
+    """Let responses to one prompt share a sequence if they can; all processes that hold parts of the model call it."""
+    trainer.data_collator.width = classifier_width(trainer.model, rows)

@@ -129,7 +129,7 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
 
     def held_out_figures(self, rows: Dataset) -> dict[str, float]:
         """Return the loss and `preference.metrics_of_rewards`, independent of batch size and number of processes."""
-        made = Comparisons.of(rows, len(rows), self.data_collator.share)
+        made = Comparisons.of(rows, len(rows), self.data_collator.width)
         scores = self.all_scores(made.sequences)
         chosen, rejected = scores[made.better], scores[made.worse]
         weights, margins = (torch.tensor(values, device=scores.device) for values in (made.weights, made.margins))

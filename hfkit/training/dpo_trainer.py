@@ -1,21 +1,47 @@
-"""TRL's DPOTrainer on encoded pairs, in micro-batches of similar length."""
+"""TRL's DPOTrainer on encoded pairs, in micro-batches of similar length.
 
+The common prefix of the two sequences of a pair is computed once (see `hfkit.models.shared_prefixes`), and logits only
+where a token of a response is predicted. TRL's loss gets a batch without the other tokens, which it would mask.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 from trl import DPOTrainer
 
 from hfkit.config.stages import OF_THE_BATCH
 from hfkit.core.compat_logged import logged_counts, pop_logged, weigh_logged
-from hfkit.core.compat_trl import EncodedRows, accept_adapted_reference
+from hfkit.core.compat_trl import EncodedRows, PairOutputs, accept_adapted_reference
 from hfkit.core.device import largest_of_processes
 from hfkit.data.comparisons import mask_of
 from hfkit.data.encoding import pair_lengths
+from hfkit.data.forms import IGNORE
 from hfkit.models.dropout import turn_off_dropout
-from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
+from hfkit.models.micro_batches import call_tokens, micro_batches, round_up
+from hfkit.models.output_head import Head
+from hfkit.models.shared_prefixes import (
+    causal_sharing_width,
+    joined_predictions,
+    sequences_of,
+    token_rows,
+)
+from hfkit.models.token_predictions import (
+    chunk_size,
+    measure_states,
+    pair_values,
+    predicting_states,
+    shifted,
+    to_float32,
+)
+from hfkit.training.comparison_batches import longest_replies, replies_of
 from hfkit.training.micro_batching import Batch, MicroBatching
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
@@ -49,10 +75,11 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
     experts.
 
     Args:
-        max_tokens: of a micro-batch, padding included; None computes whole batches.
+        max_tokens: of a micro-batch, padding included; None computes whole batches, and all their tokens.
     """
 
     def __init__(self, *args, max_tokens: int | None, **kwargs):
+        self.computes_all = max_tokens is None
         with accept_adapted_reference(DPOTrainer):
             super().__init__(*args, max_tokens=max_tokens, **kwargs)
         if self.args.disable_dropout:
@@ -92,19 +119,95 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         both = [sum(pair) for pair in zip(chosen, rejected, strict=True)]
         return {"entropy": both, "logits/chosen": chosen, "mean_token_accuracy": chosen, "logits/rejected": rejected}
 
+    @property
+    def reads_replies(self) -> bool:
+        """Whether TRL's loss gets the tokens of responses alone.
+
+        The router loss is one of all tokens, and in trl 1.12.0 Liger's loss calls the model itself.
+        """
+        return not (self.computes_all or self.aux_loss_enabled or getattr(self, "use_liger_kernel", False))
+
+    def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
+        """Return the loss of a batch of pairs; the reference is computed first, so that its logits are freed."""
+        if not self.reads_replies or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not self.precompute_ref_logps:
+            found = self.reference_logprobs(self.ref_model, inputs)
+            inputs = inputs | dict(zip(REFERENCE, found, strict=True))
+        with has_reference_logprobs(self):
+            return super().compute_loss(*self.of_replies(model, inputs), num_items_in_batch=num_items_in_batch)
+
+    def of_replies(self, model, batch: Batch) -> tuple[Callable[..., PairOutputs], Batch]:
+        """Return what TRL's loss calls in place of a model, and the batch that it reads.
+
+        A row of that batch has the first token of its sequence, then the tokens of the response.
+        """
+        is_read = batch["completion_mask"][:, 1:] > 0
+        counts = is_read.sum(1).tolist()
+
+        def in_rows(values: torch.Tensor) -> torch.Tensor:
+            return pad_sequence(values.split(counts), batch_first=True)
+
+        def predict(fused_lm_head: bool = False, **_) -> PairOutputs:
+            with self.accelerator.autocast():
+                head, states, targets = self.predictions(model, batch)
+                if fused_lm_head:
+                    found = measure_states(head, states, targets, pair_values, chunk_size(model))
+                    return PairOutputs(None, *map(in_rows, found))
+                states = pad(in_rows(states), (0, 0, 0, 1))
+                return PairOutputs(to_float32(states if head is None else head(states)))
+
+        names = ("input_ids", "completion_mask")
+        read = {name: torch.cat([batch[name][:, :1], in_rows(batch[name][:, 1:][is_read])], 1) for name in names}
+        return predict, batch | read
+
+    def predictions(self, model, batch: Batch) -> tuple[Head | None, torch.Tensor, torch.Tensor]:
+        """Return the head, the states and the targets of the responses of a batch, as `predicting_states` does."""
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        targets = shifted(batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORE))
+        if self.sharing_width is None:
+            return predicting_states(model, inputs, targets)
+        pairs = pairs_of(batch)
+        sequences = [one for pair in pairs for one in sequences_of(pair, self.sharing_width)]
+        order = [row for pair in range(len(pairs)) for row in (pair, pair + len(pairs))]
+        return joined_predictions(model, inputs, targets, sequences, order, self.args.pad_to_multiple_of)
+
+    @cached_property
+    def sharing_width(self) -> int | None:
+        """The `causal_sharing_width` of the model, which is tried on the pair with the longest sequence.
+
+        The noise of NEFTune is that of a sequence, so with it each response has its own.
+        """
+        if self.args.neftune_noise_alpha:
+            return None
+        rows = [rows for rows in (self.train_dataset, self.eval_dataset) if rows is not None]
+        longest = max(map(longest_replies, rows), key=lambda pair: max(map(len, pair)))
+        return causal_sharing_width(self.ref_model, longest)
+
+    def sizes(self, pairs: Iterable[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tokens of the longest sequence of each pair, and its number of sequences, 1 or 2, (N,) each."""
+        width = self.sharing_width if self.reads_replies else None
+        sequences = [sequences_of(pair, width) for pair in pairs]
+        tokens = [max(len(one.ids) for one in of_pair) for of_pair in sequences]
+        return np.array(tokens), np.array([*map(len, sequences)])
+
     def compute_ref_log_probs(self, model, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the reference's log-probabilities of both sequences of N pairs, float32 (N,) each.
 
         TRL computes those of `precompute_ref_log_probs` for whole batches, before it cuts any.
         """
-        if not (self.precompute_ref_logps and self.max_tokens):
-            return super().compute_ref_log_probs(model, inputs)
+        if not self.max_tokens:
+            return self.reference_logprobs(model, inputs)
         found, order = [], []
         for pairs, part in self.split_pairs(inputs):
-            found.append(super().compute_ref_log_probs(model, part))
+            found.append(self.reference_logprobs(model, part))
             order.append(pairs)
         chosen, rejected = (torch.cat(side)[torch.cat(order).argsort()] for side in zip(*found, strict=True))
         return chosen, rejected
+
+    def reference_logprobs(self, model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `compute_ref_log_probs` returns, computed at once."""
+        return super().compute_ref_log_probs(*(self.of_replies(model, batch) if self.reads_replies else (model, batch)))
 
     def split(self, batch: Batch) -> list[Batch]:
         """Return the micro-batches of a batch, of whole pairs, equally many in each process."""
@@ -115,7 +218,7 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         count = len(batch["input_ids"]) // 2
         lengths = batch["attention_mask"].sum(1).view(2, count).amax(0).cpu().numpy()
         parts = []
-        for part in self.cut(lengths, np.full(count, 2)):
+        for part in self.cut(*self.sizes(pairs_of(batch))):
             pairs = torch.as_tensor(part, device=batch["input_ids"].device)
             width = round_up(int(lengths[part].max()), self.args.pad_to_multiple_of)
             both = torch.cat([pairs, pairs + count])
@@ -127,12 +230,12 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         """Return the pairs of each micro-batch, equally many in each process, since TRL gathers their metrics.
 
         Args:
-            lengths: tokens of the longer sequence of each pair, (N,).
-            sequences: sequences of each row, (N,); several processes take 2 for granted.
+            lengths: tokens of the longest sequence of each pair, (N,).
+            sequences: sequences of each pair, (N,).
         """
         if self.accelerator.num_processes == 1:
             return super().cut(lengths, sequences)
-        needed = -(-2 * len(lengths) * int(lengths.max()) // self.max_tokens)
+        needed = -(-int(sequences.max()) * len(lengths) * int(lengths.max()) // self.max_tokens)
         return np.array_split(np.argsort(-lengths, kind="stable"), min(largest_of_processes(needed), len(lengths)))
 
     # Evaluation
@@ -171,10 +274,27 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         lengths = np.maximum(*pair_lengths(rows.with_format("arrow")[:])[:2])
         size, count = self.args.per_device_eval_batch_size, self.accelerator.num_processes
         if count == 1:
-            batches = batches_by_length(lengths, size, call_tokens(self.model))
+            sizes = self.sizes(map(replies_of, rows))
+            batches = micro_batches(sizes[0], 2 * size * int(lengths.max()), call_tokens(self.model), sizes[1])
             return [(batch.tolist(), len(batch)) for batch in batches]
         order = np.argsort(-lengths, kind="stable").tolist()
         even = len(order) // count * count
         turns = [order[start : min(start + size * count, even)] for start in range(0, even, size * count)]
         shared, rest = [(turn[self.accelerator.process_index :: count], len(turn)) for turn in turns], order[even:]
         return [*shared, (rest, len(rest))] if rest else shared
+
+
+def pairs_of(batch: Batch) -> list[list[list[int]]]:
+    """Return the token ids of both sequences of each pair of a batch."""
+    rows = token_rows(batch["input_ids"], batch["attention_mask"])
+    return [[rows[pair], rows[pair + len(rows) // 2]] for pair in range(len(rows) // 2)]
+
+
+@contextmanager
+def has_reference_logprobs(trainer: DPOTrainer):
+    """Let TRL's loss read the log-probabilities of the reference from the batch."""
+    is_precomputed, trainer.precompute_ref_logps = trainer.precompute_ref_logps, True
+    try:
+        yield
+    finally:
+        trainer.precompute_ref_logps = is_precomputed

@@ -40,13 +40,13 @@ class EmbeddingNoise:
 
 
 def sequence_lengths(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return how many tokens the sequence of each token of a batch has, int64 (B, T).
+    """Return how many tokens the sequence of each token of a batch has, int64 (B, T), or (B, 1) if rows are sequences.
 
     Conversations that are joined into one row, which have no attention mask, each begin at position 0.
     """
     ids, mask, positions = batch["input_ids"], batch.get("attention_mask"), batch.get("position_ids")
     if mask is not None:
-        return mask.sum(1, keepdim=True).expand_as(ids)
+        return mask.sum(1, keepdim=True)
     if positions is None:
         return torch.full_like(ids, ids.shape[1])
     starts = positions == 0

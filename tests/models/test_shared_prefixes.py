@@ -79,9 +79,9 @@ def test_a_model_that_computes_something_else_is_found_by_its_states(settings):
 
 def test_a_short_prefix_is_not_shared():
     replies = [[20, *range(30, 50)], [20, *range(31, 55)]]
-    assert [one.ids for one in sequences_of(replies)] == replies
-    assert len(sequences_of(REPLIES["two"])) == 1
-    assert len(sequences_of(REPLIES["two"], share=False)) == 2
+    assert [one.ids for one in sequences_of(replies, 64)] == replies
+    assert len(sequences_of(REPLIES["two"], 64)) == 1
+    assert len(sequences_of(REPLIES["two"], None)) == 2
 
 
 def test_other_attention_implementations_are_not_tested():

@@ -178,7 +178,7 @@ def test_an_update_of_accumulated_micro_batches_is_that_of_whole_batches(make, s
     budgets = [{"max_tokens_per_micro_batch": 40, "pad_to_multiple_of": 8}, {"max_tokens_per_micro_batch": 10_000}]
     for cut in ({"micro_batches_by_length": False}, *budgets):
         trainer = make(stage, max_steps=1, optim="sgd", learning_rate=1.0, max_grad_norm=1e9, **cut)
-        assert trainer.shares_prompts is cut.get("micro_batches_by_length", True)
+        assert (trainer.sharing_width is not None) is cut.get("micro_batches_by_length", True)
         counted: list[bool] = []
         widths: set[int] = set()
 

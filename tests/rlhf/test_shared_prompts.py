@@ -6,7 +6,7 @@ from ppo_small import models
 from small_models import SETTINGS, model_of
 
 from hfkit.rlhf.batch import Tokens
-from hfkit.rlhf.shared_prompts import can_share_prompts, share_sequences, shared_logprobs, split_sequences
+from hfkit.rlhf.shared_prompts import prompt_sharing_width, share_sequences, shared_logprobs, split_sequences
 
 SHORT, LONG = [7, 8], [20, 21, 22, 23, 24, 25, 26, 27, 28, 29]
 ROWS = [(LONG, [5]), (SHORT, [6, 9, 11]), (LONG, [5, 12]), (LONG, []), (SHORT, [6, 9]), (LONG, [40, 41, 42])]
@@ -30,14 +30,14 @@ def logprobs_of_row(model, prompt: list[int], reply: list[int], temperature: flo
 @pytest.mark.parametrize("family", [family for family in SETTINGS if family not in ALONE])
 def test_log_probabilities_and_gradients_are_those_of_separate_rows(family):
     model, rows = model_of(family, 64, spread=0.3), [(prompt[-4:], reply[:2]) for prompt, reply in ROWS]
-    assert can_share_prompts(model, LONG[-4:], 2)  # 6 tokens, the window of models that have one
+    assert prompt_sharing_width(model, LONG[-4:], 2)  # 6 tokens, the window of models that have one
     direction = torch.arange(1.0, 1 + sum(len(reply) for _, reply in rows), device=model.device)
     sizes = []
     handle = model.register_forward_pre_hook(
         lambda module, given, inputs: sizes.append(inputs["input_ids"].shape), with_kwargs=True
     )
     ids, mask, width = padded(rows, model.device)
-    logprobs, entropies = shared_logprobs(model, 0.7, ids, mask, width)
+    logprobs, entropies = shared_logprobs(model, 32, 0.7, ids, mask, width)
     handle.remove()
     assert sizes[-1][0] == 2 and sizes[-1].numel() < ids.numel()
     replied = mask[:, -width:] > 0
@@ -57,7 +57,7 @@ def test_rows_without_any_response_have_a_gradient_of_zero():
     policy = models("llama", lora=True)[0]
     ids, mask, width = padded([(LONG, [5, 6]), (SHORT, [5])], "cpu")
     mask[:, -width:] = 0  # as mask_truncated_completions does
-    logprobs, _ = shared_logprobs(policy, 1.0, ids, mask, width)
+    logprobs, _ = shared_logprobs(policy, 32, 1.0, ids, mask, width)
     assert logprobs.shape == (2, 2) and not logprobs.any()
     logprobs.sum().backward()
     assert not any(one.grad is not None and one.grad.any() for one in policy.parameters())
@@ -65,7 +65,7 @@ def test_rows_without_any_response_have_a_gradient_of_zero():
 
 @pytest.mark.parametrize("family", [*ALONE, "sliding window", "gemma3"])
 def test_models_that_would_compute_something_else_share_nothing(family):
-    assert not can_share_prompts(model_of(family, 64), LONG, 2)
+    assert prompt_sharing_width(model_of(family, 64), LONG, 2) is None
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,13 @@ def test_models_that_would_compute_something_else_share_nothing(family):
     ],
 )
 def test_as_many_rows_share_a_sequence_as_saves_time(prompt, replies, most, sizes):
-    model = model_of("llama", 64)  # 32 units wide
-    rows = share_sequences(model, [[1] * prompt] * len(replies), replies, most)
+    rows = share_sequences(32, [[1] * prompt] * len(replies), replies, most)
     assert [len(one) for one in rows] == sizes
     assert sorted(row for one in rows for row in one) == [*range(len(replies))]
 
 
 def test_rows_of_other_prompts_share_nothing():
-    assert share_sequences(model_of("llama", 64), [LONG, SHORT, LONG], [1, 1, 1]) == [[0, 2], [1]]
+    assert share_sequences(32, [LONG, SHORT, LONG], [1, 1, 1]) == [[0, 2], [1]]
 
 
 def test_sequences_are_halved_until_there_are_enough():

@@ -200,6 +200,36 @@ def test_further_keys_of_trl_are_exact_in_micro_batches(trainer_of, pairs, setti
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
 
 
+@pytest.mark.parametrize("noise", [None, slow(5.0)], ids=["", "neftune"])
+def test_what_both_sequences_of_a_pair_begin_with_is_computed_once(trainer_of, models, noise):
+    replies = [(12, [5, 6, 7], [5, 6, 9, 10]), (20, [5, 6], [5, 6, 7]), (1, [*range(40, 80)], [*range(41, 81)])]
+    pairs = []
+    for length, *both in replies:
+        chosen, rejected = ([*range(100, 100 + length), *reply] for reply in both)
+        spans = [[length, len(chosen)], [length, len(rejected)]]
+        pairs.append({"chosen_ids": chosen, "rejected_ids": rejected, "spans": spans})
+    trainer, shapes = trainer_of(max_tokens=10_000, neftune_noise_alpha=noise), []
+    trainer.train_dataset = trainer.eval_dataset = rows = Dataset.from_list(pairs)
+    assert (trainer.sharing_width is None) == bool(noise)
+    for model in (trainer.model, trainer.ref_model):
+        model.register_forward_pre_hook(
+            lambda _, args, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True
+        )
+    found, gradients, _ = step(trainer, pairs)
+    measured = {shape for shape in shapes if shape.numel() > 8}  # a call of 8 tokens measures what calls cost
+    # the short prompt with long responses saves no time
+    assert measured == {(4, 23) if noise else (2, 23), (2, 41)}
+    if noise:
+        return
+    expected, wanted = loss_of_the_papers(models, pairs, "sigmoid")
+    assert found == pytest.approx(expected, rel=1e-5)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+    trainer.model.eval()
+    with torch.no_grad():
+        assert trainer.held_out_figures(rows)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_precomputed_reference_is_computed_in_micro_batches_too(trainer_of, pairs):
     whole, cut = (trainer_of(max_tokens=most, precompute_ref_log_probs=True) for most in (None, 60))
     batch, sizes = cut.data_collator(pairs), []
