@@ -138,7 +138,7 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
             return super().compute_loss(*self.of_replies(model, inputs), num_items_in_batch=num_items_in_batch)
 
     def of_replies(self, model, batch: Batch) -> tuple[Callable[..., PairOutputs], Batch]:
-        """Return what TRL's loss calls in place of a model, and the batch that it reads.
+        """Return what TRL's loss calls as its model, and the batch that it reads.
 
         A row of that batch has the first token of its sequence, then the tokens of the response.
         """

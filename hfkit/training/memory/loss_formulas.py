@@ -29,8 +29,8 @@ def smoothed_loss_bytes(decoder: Decoder, run: Pass) -> int:
 
 
 def preference_loss_bytes(decoder: Decoder, run: Pass) -> int:
-    """Return the bytes of a loss of pairs on the logits of policy and reference: both in fp32, with the gradients of
-    the policy's log-normalizers and of its logits."""
+    """Return the bytes of TRL's loss of pairs on the logits of policy and reference: both in fp32, with the gradients
+    of the policy's log-normalizers and of its logits."""
     return 4 * run.tokens * decoder.vocab * FP32
 
 

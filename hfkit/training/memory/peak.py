@@ -142,7 +142,7 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
         return loss_formulas.chunked_loss_bytes(role.decoder, run)
     if tile := fused_head_tile():
         return loss_formulas.fused_head_bytes(role.decoder, run, run.tokens, tile)
-    if has_reference and not stage.arguments.precompute_ref_log_probs:
+    if has_reference and not (stage.config.micro_batches_by_length or stage.arguments.precompute_ref_log_probs):
         return loss_formulas.preference_loss_bytes(role.decoder, run)
     return loss_formulas.loss_bytes(role.decoder, run.tokens)
 
