@@ -27,10 +27,10 @@ from hfkit.config.validation import (
 )
 from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.core.home import expand_home
-from hfkit.core.yaml import read_yaml
+from hfkit.core.yaml import parse_yaml, read_yaml
 
 EPILOG = """Write a value as --flag value or --flag=value, a list as --flag a b, a mapping or a list of mappings
-as JSON, a boolean as --flag, --flag false or --no_flag, and no value as none. Flags override the YAML file."""
+as JSON or YAML, a boolean as --flag, --flag false or --no_flag, and no value as none. Flags override the YAML file."""
 
 FLAG = re.compile(r"--([^\s=]+)(?:=(.*))?", re.DOTALL)
 TRUTH = {"true": True, "yes": True, "y": True, "t": True, "1": True}
@@ -203,6 +203,20 @@ def read_flags(config_class: type, argv: list[str], problems: list[Problem]) -> 
     return flags
 
 
+def read_word(word: str) -> object:
+    """Return the value of a word of JSON, or of mappings in YAML's short form: `[{path: FILE}]`.
+
+    Raises:
+        ValueError: it is neither; `[PAD]` is a text.
+    """
+    with suppress(ValueError):
+        return json.loads(word)
+    value = parse_yaml(word) if word.startswith(("[", "{")) else None
+    if not isinstance(value, dict) and not (isinstance(value, list) and all(isinstance(one, dict) for one in value)):
+        raise ValueError
+    return value
+
+
 def read_words(hint: object, words: list[str]) -> object:
     """Return the value of a flag's words for a type hint; if nothing fits, a value that `convert` reports."""
     lists = [member for member in union_members(hint) if list in (member, get_origin(member))]
@@ -212,8 +226,8 @@ def read_words(hint: object, words: list[str]) -> object:
         word = words[0]
         if word.lower() in ("none", "null"):
             readings.append(None)
-        with suppress(ValueError):  # JSON, except strings: the shell has removed their quotes
-            value = json.loads(word)
+        with suppress(ValueError):  # except strings: the shell has removed their quotes
+            value = read_word(word)
             if lists and isinstance(value, (dict, list)):
                 return value  # its problems are those of the JSON, and not of a path with its text
             readings += [] if isinstance(value, str) else [value]

@@ -138,6 +138,8 @@ def test_a_key_without_a_value_takes_back_that_of_an_earlier_file():
         (["--targets", '["q"]'], "targets", ["q"]),
         (["--options", '{"a": {"b": 1}}'], "options", {"a": {"b": 1}}),
         (["--datasets", '[{"path": "a"}]'], "datasets", [Source("a")]),
+        (["--datasets", '[{path: a, split: "train[:9]"}]'], "datasets", [Source("a", "train[:9]")]),
+        (["--targets", "[PAD]"], "targets", "[PAD]"),
         (["--torch-compile", "--run_name", "7"], "extra", {"torch_compile": True, "run_name": "7"}),
     ],
 )

@@ -34,7 +34,7 @@ def missing_path_problem(path: str) -> Problem:
     if "*" in path:
         return Problem("path", path, "patterns are not supported: name the folder, or list the files")
     if path.startswith(("[", "{")):
-        return Problem("path", path, 'not JSON: on the command line write [{"path": "FILE"}], with all its quotes')
+        return Problem("path", path, "write FILE FILE without brackets, or '[{path: FILE}]' in quotes")
     if "," in path:
         return Problem("path", path, f"names several files: write a list, [{', '.join(path.split(','))}]")
     return Problem("path", path, no_such("file, and not a Hub id", path), Kind.NO_SUCH_FILE)
