@@ -4,6 +4,7 @@ import json
 import shutil
 from importlib import import_module
 from pathlib import Path
+from string import ascii_letters
 
 import pytest
 from conftest import ROWS as TINY_ROWS
@@ -27,6 +28,8 @@ ONE_BY_ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2
 LORA = {"use_peft": True, "lora_dropout": 0.0}
 FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
 LONG = " ".join(row["text"] for row in TINY_ROWS["docs"])
+# equal prompts would be computed once
+PROMPTS = [{"prompt": LONG[: 220 - 3 * (index % 8)] + letter} for index, letter in enumerate(ascii_letters[:32])]
 ROWS = {
     "pretrain": [{"text": LONG[index:]} for index in range(40)],
     # every other row is shorter than max_length, so that there is padding
@@ -37,7 +40,7 @@ ROWS = {
         {"prompt": f"Who is {index}?", "replies": [LONG[: 540 - 9 * n] for n in range(4)], "ranks": [1, 2, 3, 3]}
         for index in range(32)
     ],
-    **{name: [{"prompt": LONG[: 220 - 3 * (index % 8)]} for index in range(32)] for name in ("ppo", "grpo", "rloo")},
+    **dict.fromkeys(("ppo", "grpo", "rloo"), PROMPTS),
 }
 
 
