@@ -36,7 +36,7 @@ def trainer(is_bare: bool, config, model, tokenizer, train, test):
             return RewardTrainer(args=trainer_arguments(config), **common)
         return ComparisonTrainer(
             args=trainer_arguments(config, max_length=None, remove_unused_columns=False),
-            data_collator=ComparisonCollator(tokenizer, width=classifier_width(model, train)),
+            data_collator=ComparisonCollator(tokenizer, width=classifier_width(model, train, test)),
             max_tokens=max_tokens(config, config.max_length, sequences=2),
             **common,
         )

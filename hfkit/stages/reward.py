@@ -84,7 +84,7 @@ def main(config: RewardConfig) -> Path:
         is_sharded = shards_weights(config.extra)  # no process can call the model before training begins
         # the noise of NEFTune is that of a sequence, so with it each response has its own
         shares = config.micro_batches_by_length and not arguments.neftune_noise_alpha
-        width = classifier_width(model, train_rows) if shares and not is_sharded else None
+        width = classifier_width(model, train_rows, test_rows) if shares and not is_sharded else None
         with keep_trainable_dtype(model):
             trainer = ComparisonTrainer(
                 model=model,
@@ -97,7 +97,7 @@ def main(config: RewardConfig) -> Path:
             )
         save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
         if shares and is_sharded:
-            trainer.add_callback(BeforeFirstStep(partial(share_prefixes, trainer, train_rows)))
+            trainer.add_callback(BeforeFirstStep(partial(share_prefixes, trainer)))
         set_callbacks(trainer, run, save)
         facts = train(trainer, run)
         # Save

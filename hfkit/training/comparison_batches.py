@@ -86,17 +86,21 @@ class ComparisonCollator:
         }
 
 
-def longest_replies(rows: Dataset) -> list[list[int]]:
-    """Return the token ids of the responses of the row with the longest one."""
-    better, worse, owner = pair_lengths(rows.with_format("arrow")[:])
-    return replies_of(rows[int(owner[np.maximum(better, worse).argmax()])])
+def longest_replies(*datasets: Dataset | None) -> list[list[int]]:
+    """Return the token ids of the responses of the row with the longest one, of datasets that may be missing."""
+    found = []
+    for rows in datasets:
+        if rows is not None:
+            better, worse, owner = pair_lengths(rows.with_format("arrow")[:])
+            found.append(replies_of(rows[int(owner[np.maximum(better, worse).argmax()])]))
+    return max(found, key=lambda replies: max(map(len, replies)))
 
 
-def classifier_width(model: torch.nn.Module, rows: Dataset) -> int | None:
-    """Return the `sharing_width` of a classifier, which is tried on the row with the longest response."""
-    return sharing_width(model, causal_model(model).base_model, longest_replies(rows))
+def classifier_width(model: torch.nn.Module, *datasets: Dataset | None) -> int | None:
+    """Return the `sharing_width` of a classifier, which is tried on the row with the longest response of all rows."""
+    return sharing_width(model, causal_model(model).base_model, longest_replies(*datasets))
 
 
-def share_prefixes(trainer: Trainer, rows: Dataset) -> None:
+def share_prefixes(trainer: Trainer) -> None:
     """Let responses to one prompt share a sequence if they can; all processes that hold parts of the model call it."""
-    trainer.data_collator.width = classifier_width(trainer.model, rows)
+    trainer.data_collator.width = classifier_width(trainer.model, trainer.train_dataset, trainer.eval_dataset)

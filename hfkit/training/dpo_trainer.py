@@ -180,9 +180,7 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         """
         if self.args.neftune_noise_alpha:
             return None
-        rows = [rows for rows in (self.train_dataset, self.eval_dataset) if rows is not None]
-        longest = max(map(longest_replies, rows), key=lambda pair: max(map(len, pair)))
-        return causal_sharing_width(self.ref_model, longest)
+        return causal_sharing_width(self.ref_model, longest_replies(self.train_dataset, self.eval_dataset))
 
     def sizes(self, pairs: Iterable[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:
         """Return the tokens of the longest sequence of each pair, and its number of sequences, 1 or 2, (N,) each."""

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import model_of
 
 import hfkit
 from hfkit.core.errors import ConfigError, HfkitError
@@ -58,6 +59,30 @@ def test_conversations_and_margins_train(run_stage, tmp_path, rows_file):
     )
     first = [next(row["loss"] for row in read_metrics(path) if "loss" in row) for path in (folder, plain)]
     assert first[0] > first[1]  # the margin is not reached yet
+
+
+def test_held_out_rows_that_exceed_a_sliding_window_are_scored_as_separate_responses(
+    run_stage, tokenizer, rows_file, tmp_path
+):
+    """The training rows do not: what both responses begin with could be computed once for them."""
+    model = model_of("sliding window", len(tokenizer), spread=0.3)
+    model.config.sliding_window = 48
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    question, replies = "What does Ann like? ", {"chosen": "red.", "rejected": "blue, but only on Mondays."}
+    settings = {
+        "datasets": rows_file([{"prompt": question, **replies}] * 8),
+        "eval_datasets": rows_file([{"prompt": question * 6, **replies}] * 4, "held-out.jsonl"),
+        "test_split_size": None,
+        "model_name_or_path": str(tmp_path / "model"),
+        "max_length": 128,
+        "max_steps": 1,
+    }
+    losses = [
+        read_record(run_stage("reward", tmp_path / str(cut), micro_batches_by_length=cut, **settings))["metrics"]
+        for cut in (True, False)
+    ]
+    assert losses[0]["eval_loss"] == pytest.approx(losses[1]["eval_loss"], rel=1e-5)
 
 
 def test_a_response_is_scored_at_its_last_token_even_if_that_is_the_pad_token(reward_dir):
